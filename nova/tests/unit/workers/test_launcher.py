@@ -1,0 +1,142 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+from unittest import mock
+
+import nova.conf
+from nova import test
+from nova.workers import launcher
+
+CONF = nova.conf.CONF
+
+
+class WorkerTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.server = mock.Mock(host='node-1', binary='nova-scheduler',
+                                topic='scheduler')
+        self.server.manager.service_name = 'scheduler'
+        self.setproctitle = self.useFixture(test.fixtures.MockPatchObject(
+            launcher, 'setproctitle')).mock.setproctitle
+        self.get_server = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.rpc, 'get_server')).mock
+        self.get_notifier = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.rpc, 'get_notifier')).mock
+
+    def test_nothing_is_bound_in_the_parent(self):
+        worker = launcher.Worker(self.server, 2, 3)
+        self.assertEqual('node-1-worker-2', worker.host)
+        self.assertEqual('node-1', self.server.host)
+        self.setproctitle.assert_not_called()
+
+    def test_start_binds_before_the_service_starts(self):
+        def start():
+            self.assertEqual('node-1-worker-2', self.server.host)
+            self.assertEqual('node-1-worker-2', self.server.manager.host)
+            self.assertEqual(self.get_notifier.return_value,
+                             self.server.manager.notifier)
+            self.assertEqual(4711, self.server.backdoor_port)
+
+        self.server.start.side_effect = start
+        worker = launcher.Worker(self.server, 2, 3)
+        worker.backdoor_port = 4711
+        with mock.patch.object(launcher.os, 'getpid', return_value=4712):
+            worker.start()
+        self.server.start.assert_called_once_with()
+        self.get_notifier.assert_called_once_with(
+            'scheduler', 'node-1-worker-2')
+        self.setproctitle.assert_called_once_with(
+            'nova-scheduler: node-1-worker-2')
+        self.assertIn('Starting worker 2 of 3 of nova-scheduler on node '
+                      'node-1 as node-1-worker-2 (pid 4712)',
+                      self.stdlog.logger.output)
+
+    @mock.patch.object(launcher, 'setproctitle', new=None)
+    def test_start_without_setproctitle(self):
+        launcher.Worker(self.server, 1, 1).start()
+        self.server.start.assert_called_once_with()
+
+    def test_node_address(self):
+        launcher.Worker(self.server, 2, 3).start()
+        target, endpoints = self.get_server.call_args.args
+        self.assertEqual('scheduler.node-1', target.topic)
+        self.assertEqual('worker-2', target.server)
+        # Nothing but the baseapi: requests have a queue of their own.
+        self.assertEqual(['baseapi'], [e.target.namespace for e in endpoints])
+        self.get_server.return_value.start.assert_called_once_with()
+
+    def test_node_address_is_the_last_to_stop(self):
+        order = mock.Mock()
+        order.attach_mock(self.server.stop, 'service')
+        order.attach_mock(self.get_server.return_value, 'node_address')
+        worker = launcher.Worker(self.server, 2, 3)
+        worker.start()
+        order.reset_mock()
+        worker.stop()
+        self.assertEqual(
+            [mock.call.service(), mock.call.node_address.stop(),
+             mock.call.node_address.wait()], order.mock_calls)
+
+    def test_parent_passes_on_once(self):
+        workers = [launcher.Worker(self.server, n, 3) for n in (1, 2, 3)]
+        for worker in workers:
+            worker.reset()
+            worker.stop()
+        self.server.reset.assert_called_once_with()
+        self.server.stop.assert_called_once_with()
+
+    def test_child_passes_on(self):
+        worker = launcher.Worker(self.server, 3, 3)
+        worker.start()
+        worker.reset()
+        worker.wait()
+        worker.stop()
+        self.server.reset.assert_called_once_with()
+        self.server.wait.assert_called_once_with()
+        self.server.stop.assert_called_once_with()
+
+
+class LaunchTestCase(test.NoDBTestCase):
+
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch(self, process_launcher):
+        server = mock.Mock(host='node-1')
+        self.assertEqual(process_launcher.return_value,
+                         launcher.launch(server, 3))
+        process_launcher.assert_called_once_with(
+            CONF, restart_method='mutate')
+        calls = process_launcher.return_value.launch_service.call_args_list
+        self.assertEqual(
+            ['node-1-worker-1', 'node-1-worker-2', 'node-1-worker-3'],
+            [call.args[0].host for call in calls])
+        self.assertEqual({server}, {call.args[0].server for call in calls})
+        self.assertEqual([{'workers': 1}] * 3, [c.kwargs for c in calls])
+
+    def test_check(self):
+        self.flags(host='node-1')
+        launcher.check('scheduler')
+
+    def test_check_stops_the_start_with_one_line(self):
+        self.flags(host='n.' * 110 + 'n')
+        with mock.patch.object(launcher.LOG, 'error') as error:
+            exc = self.assertRaises(SystemExit, launcher.check, 'scheduler')
+        self.assertEqual(1, exc.code)
+        error.assert_called_once()
+
+    def test_check_when_the_configuration_has_no_valid_host(self):
+        # What oslo.config raises for an empty value.
+        conf = mock.PropertyMock(side_effect=ValueError('host is not valid'))
+        with mock.patch.object(launcher, 'CONF') as fake:
+            type(fake).host = conf
+            self.assertRaises(SystemExit, launcher.check, 'scheduler')
+        self.assertIn('host is not valid', self.stdlog.logger.output)
