@@ -23,13 +23,17 @@ import sys
 
 from oslo_log import log as logging
 import oslo_messaging as messaging
+from oslo_messaging import opts as messaging_opts
 from oslo_service import service
 from oslo_utils import importutils
 
 from nova import baserpc
 import nova.conf
 from nova import rpc
+from nova.workers import heartbeat
 from nova.workers import identity
+from nova.workers import retirement
+from nova.workers import supervisor
 
 # cotyledon brings it for the titles of its own; without it a worker has the
 # command line as its title.
@@ -37,6 +41,10 @@ setproctitle = importutils.try_import('setproctitle')
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
+
+# How many messages a worker takes from the broker before it has read them. A
+# worker that reads no more holds so many requests until its process ends.
+PREFETCH_COUNT = 4
 
 
 class Worker(service.ServiceBase):
@@ -48,14 +56,17 @@ class Worker(service.ServiceBase):
     :param server: the nova.service.Service of the node
     :param number: which worker this is, from 1
     :param workers: how many there are on the node
+    :param slot: the nova.workers.supervisor.Slot of this worker, if it is to
+        be replaced when it is stuck
     """
 
-    def __init__(self, server, number, workers):
+    def __init__(self, server, number, workers, slot=None):
         self.server = server
         self.number = number
         self.workers = workers
         self.node = server.host
         self.host = identity.worker_host(server.host, number)
+        self.slot = slot
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
         self._node_rpcserver = None
@@ -64,10 +75,16 @@ class Worker(service.ServiceBase):
         self._bind()
         self.server.start()
         self._serve_node_address()
+        if self.number == 1:
+            # One is enough to look after the records of the node.
+            retirement.Retirement(
+                self.server, self.node, self.workers).start()
 
     def stop(self):
         if not self._answers_for_the_server:
             return
+        if self.slot is not None:
+            self.slot.close()
         self.server.stop()
         # Last, as a probe that gets no answer during a graceful shutdown
         # would end it.
@@ -95,6 +112,9 @@ class Worker(service.ServiceBase):
         manager = self.server.manager
         manager.host = self.host
         manager.notifier = rpc.get_notifier(manager.service_name, self.host)
+        if self.slot is not None:
+            self.slot.open()
+        self._beat_through_the_queue()
         if setproctitle is not None:
             # Probes look for the name of the binary, so it comes first.
             setproctitle.setproctitle(f'{self.server.binary}: {self.host}')
@@ -103,6 +123,13 @@ class Worker(service.ServiceBase):
                  {'number': self.number, 'workers': self.workers,
                   'binary': self.server.binary, 'node': self.node,
                   'host': self.host, 'pid': os.getpid()})
+
+    def _beat_through_the_queue(self):
+        beat = heartbeat.Heartbeat(
+            self.server,
+            self.slot.alive if self.slot is not None else lambda: None)
+        self.server.servicegroup_api = beat
+        self.server.rpcserver_factory = beat.get_rpcserver
 
     def _serve_node_address(self):
         """Answer what is sent to the node address, a liveness probe say.
@@ -122,14 +149,28 @@ class Worker(service.ServiceBase):
         self._node_rpcserver.start()
 
 
-def check(topic):
-    """Stop the start of the command if ``[DEFAULT] host`` does not do.
+def set_defaults():
+    """Let the workers of this process prefetch few messages.
 
-    :param topic: the RPC topic of the service
+    What the operator sets, in the file or in the transport URL, wins. To be
+    called before the configuration is read, as oslo.messaging's drivers are
+    made there.
+    """
+    group = 'oslo_messaging_rabbit'
+    CONF.register_opts(dict(messaging_opts.list_opts())[group], group)
+    CONF.set_default('rabbit_qos_prefetch_count', PREFETCH_COUNT, group)
+
+
+def check(topic):
+    """Stop the start of the command if its configuration does not do.
+
+    :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
     """
     try:
         identity.check(topic, CONF.host)
+        supervisor.check(topic, CONF[topic].worker_timeout,
+                         CONF.report_interval)
     except ValueError as exc:
         LOG.error('%s', exc)
         sys.exit(1)
@@ -142,7 +183,18 @@ def launch(server, workers):
     :param workers: how many workers to start, at least 1
     :returns: the launcher; its wait() keeps the workers running
     """
+    slots = [None] * workers
+    watch = None
+    timeout = CONF[server.topic].worker_timeout
+    if timeout:
+        watch = supervisor.Supervisor(
+            [identity.worker_host(server.host, number)
+             for number in range(1, workers + 1)], timeout)
+        slots = watch.slots
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
-    for number in range(1, workers + 1):
-        launcher.launch_service(Worker(server, number, workers), workers=1)
+    for number, slot in enumerate(slots, 1):
+        launcher.launch_service(
+            Worker(server, number, workers, slot), workers=1)
+    if watch is not None:
+        watch.start()
     return launcher

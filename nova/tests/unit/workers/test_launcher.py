@@ -12,6 +12,9 @@
 
 from unittest import mock
 
+from oslo_config import cfg
+import oslo_messaging as messaging
+
 import nova.conf
 from nova import test
 from nova.workers import launcher
@@ -30,6 +33,10 @@ class WorkerTestCase(test.NoDBTestCase):
             launcher, 'setproctitle')).mock.setproctitle
         self.get_server = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_server')).mock
+        self.retirement = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.retirement, 'Retirement')).mock
+        self.heartbeat = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.heartbeat, 'Heartbeat')).mock
         self.get_notifier = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_notifier')).mock
 
@@ -46,6 +53,10 @@ class WorkerTestCase(test.NoDBTestCase):
             self.assertEqual(self.get_notifier.return_value,
                              self.server.manager.notifier)
             self.assertEqual(4711, self.server.backdoor_port)
+            self.assertEqual(self.heartbeat.return_value,
+                             self.server.servicegroup_api)
+            self.assertEqual(self.heartbeat.return_value.get_rpcserver,
+                             self.server.rpcserver_factory)
 
         self.server.start.side_effect = start
         worker = launcher.Worker(self.server, 2, 3)
@@ -106,11 +117,33 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.stop.assert_called_once_with()
 
 
+    def test_one_worker_of_a_node_looks_after_its_records(self):
+        workers = [launcher.Worker(self.server, n, 3) for n in (3, 2, 1)]
+        for worker in workers:
+            self.retirement.assert_not_called()
+            worker.start()
+        self.retirement.assert_called_once_with(self.server, 'node-1', 3)
+        self.retirement.return_value.start.assert_called_once_with()
+
+    def test_slot(self):
+        slot = mock.Mock()
+        worker = launcher.Worker(self.server, 2, 3, slot)
+        slot.open.assert_not_called()
+        self.server.start.side_effect = (
+            lambda: slot.open.assert_called_once_with())
+        worker.start()
+        self.heartbeat.assert_called_once_with(self.server, slot.alive)
+        self.server.stop.side_effect = (
+            lambda: slot.close.assert_called_once_with())
+        worker.stop()
+        slot.close.assert_called_once_with()
+
+
 class LaunchTestCase(test.NoDBTestCase):
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch(self, process_launcher):
-        server = mock.Mock(host='node-1')
+        server = mock.Mock(host='node-1', topic='scheduler')
         self.assertEqual(process_launcher.return_value,
                          launcher.launch(server, 3))
         process_launcher.assert_called_once_with(
@@ -121,6 +154,24 @@ class LaunchTestCase(test.NoDBTestCase):
             [call.args[0].host for call in calls])
         self.assertEqual({server}, {call.args[0].server for call in calls})
         self.assertEqual([{'workers': 1}] * 3, [c.kwargs for c in calls])
+        self.assertEqual({None}, {call.args[0].slot for call in calls})
+
+    @mock.patch('nova.workers.supervisor.Supervisor')
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch_with_a_timeout(self, process_launcher, supervisor):
+        self.flags(worker_timeout=60, group='scheduler')
+        supervisor.return_value.slots = [mock.sentinel.one, mock.sentinel.two]
+        launch_service = process_launcher.return_value.launch_service
+        # In the eventlet mode the parent forks there, and the thread that
+        # watches has to be the parent's alone.
+        launch_service.side_effect = lambda worker, workers: (
+            supervisor.return_value.start.assert_not_called())
+        launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
+        supervisor.assert_called_once_with(['n-worker-1', 'n-worker-2'], 60)
+        self.assertEqual(
+            [mock.sentinel.one, mock.sentinel.two],
+            [call.args[0].slot for call in launch_service.call_args_list])
+        supervisor.return_value.start.assert_called_once_with()
 
     def test_check(self):
         self.flags(host='node-1')
@@ -133,6 +184,12 @@ class LaunchTestCase(test.NoDBTestCase):
         self.assertEqual(1, exc.code)
         error.assert_called_once()
 
+    def test_check_worker_timeout(self):
+        self.flags(report_interval=10)
+        self.flags(worker_timeout=29, group='scheduler')
+        self.assertRaises(SystemExit, launcher.check, 'scheduler')
+        self.assertIn('at least 30', self.stdlog.logger.output)
+
     def test_check_when_the_configuration_has_no_valid_host(self):
         # What oslo.config raises for an empty value.
         conf = mock.PropertyMock(side_effect=ValueError('host is not valid'))
@@ -140,3 +197,32 @@ class LaunchTestCase(test.NoDBTestCase):
             type(fake).host = conf
             self.assertRaises(SystemExit, launcher.check, 'scheduler')
         self.assertIn('host is not valid', self.stdlog.logger.output)
+
+
+class SetDefaultsTestCase(test.NoDBTestCase):
+
+    def prefetch(self, text='', url='rabbit://host/'):
+        """What oslo.messaging's driver would see."""
+        path = self.useFixture(test.fixtures.TempDir()).join('nova.conf')
+        with open(path, 'w') as config_file:
+            config_file.write(text)
+        conf = cfg.ConfigOpts()
+        with mock.patch.object(launcher, 'CONF', conf):
+            launcher.set_defaults()
+        conf(['--config-file', path])
+        transport = messaging.get_rpc_transport(conf, url=url)
+        self.addCleanup(transport.cleanup)
+        return transport._driver.prefetch_size
+
+    def test_default(self):
+        self.assertEqual(4, self.prefetch())
+
+    def test_operator_wins_in_the_file(self):
+        for count in (0, 16):
+            self.assertEqual(count, self.prefetch(
+                '[oslo_messaging_rabbit]\n'
+                f'rabbit_qos_prefetch_count = {count}\n'))
+
+    def test_operator_wins_in_the_transport_url(self):
+        self.assertEqual(16, self.prefetch(
+            url='rabbit://host/?rabbit_qos_prefetch_count=16'))

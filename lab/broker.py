@@ -1,0 +1,156 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""RabbitMQ: looking at queues over AMQP, and a broker of one's own."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+
+import amqp.exceptions
+import kombu
+
+from lab import process
+
+LOCAL = 'amqp://guest:guest@127.0.0.1:5672/'
+SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
+
+# Seconds after which the broker drops a fanout or reply queue without a
+# consumer: what the lab leaves behind is gone a minute later.
+QUEUE_TTL = 60
+
+
+class Broker:
+    """A RabbitMQ that answers at a URL."""
+
+    def __init__(self, url=LOCAL):
+        """Remember where it is.
+
+        :param url: as kombu takes it, ``amqp://user:password@host:port/``
+        """
+        self.url = url
+
+    @property
+    def transport_url(self):
+        """The URL as oslo.messaging takes it."""
+        return self.url.replace('amqp://', 'rabbit://', 1)
+
+    def _connection(self):
+        return kombu.Connection(self.url, connect_timeout=3)
+
+    def answers(self):
+        """Whether a RabbitMQ answers and lets us in."""
+        try:
+            with self._connection() as connection:
+                connection.connect()
+            return True
+        except (OSError, amqp.exceptions.AMQPError):
+            return False
+
+    def queue(self, name):
+        """How a queue is: (messages ready, consumers); None if there is none.
+
+        :raises OSError: when the broker cannot be reached
+        """
+        return self.queues([name])[0]
+
+    def queues(self, names):
+        """Like ``queue`` for several names, over one connection."""
+        found = []
+        with self._connection() as connection:
+            for name in names:
+                # A refused declaration closes its channel.
+                channel = connection.channel()
+                try:
+                    answer = channel.queue_declare(queue=name, passive=True)
+                    found.append((answer.message_count,
+                                  answer.consumer_count))
+                    channel.close()
+                except amqp.exceptions.NotFound:
+                    found.append(None)
+        return found
+
+    def delete(self, names):
+        """Delete queues, if they are there and nobody consumes from them.
+
+        :raises OSError: when the broker cannot be reached
+        """
+        with self._connection() as connection:
+            for name in names:
+                channel = connection.channel()
+                with contextlib.suppress(amqp.exceptions.PreconditionFailed):
+                    channel.queue_delete(queue=name, if_unused=True)
+                    channel.close()
+
+
+class PrivateBroker(Broker):
+    """A RabbitMQ of one's own, which a test can stop and start again."""
+
+    def __init__(self):
+        self.port = process.free_port()
+        super().__init__('amqp://guest:guest@127.0.0.1:%d/' % self.port)
+        self.folder = None
+        self.child = None
+
+    @staticmethod
+    def available():
+        """Whether RabbitMQ is installed here."""
+        return os.access(SERVER, os.X_OK)
+
+    def start(self, timeout=60):
+        """Start it, with what it stored before, and wait until it answers.
+
+        :param timeout: seconds
+        :raises LabError: when it does not answer in time
+        """
+        if self.folder is None:
+            self.folder = tempfile.mkdtemp(prefix='lab-rabbitmq-')
+            self.dist_port = process.free_port()
+        env = {
+            # The home folder holds the Erlang cookie: one of its own.
+            'HOME': self.folder,
+            'RABBITMQ_NODENAME': 'lab-%d@localhost' % self.port,
+            'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
+            'RABBITMQ_NODE_PORT': str(self.port),
+            'RABBITMQ_DIST_PORT': str(self.dist_port),
+            'RABBITMQ_MNESIA_BASE': os.path.join(self.folder, 'mnesia'),
+            'RABBITMQ_LOG_BASE': os.path.join(self.folder, 'log'),
+            'RABBITMQ_PID_FILE': os.path.join(self.folder, 'pid'),
+            'RABBITMQ_ENABLED_PLUGINS_FILE': os.path.join(
+                self.folder, 'enabled_plugins'),
+            'RABBITMQ_CONFIG_FILE': os.path.join(self.folder, 'none'),
+            'RABBITMQ_CONF_ENV_FILE': os.path.join(self.folder, 'none'),
+        }
+        self.child = process.Child(
+            [SERVER], os.path.join(self.folder, 'output'), env)
+        process.wait(self.answers, timeout, 'RabbitMQ on port %d' % self.port,
+                     self.child.log)
+
+    def stop(self):
+        """End its process at once, as a crash would; its data stays."""
+        if self.child:
+            self.child.kill()
+            self.child = None
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,317 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A small control plane: databases, Placement, and nova-schedulers."""
+
+import configparser
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+
+import psutil
+
+from lab import broker as lab_broker
+from lab import database as lab_database
+from lab import faults as lab_faults
+from lab import LabError
+from lab import placement
+from lab import process
+from lab import rpc
+
+
+def has_worker_hosts(tree=None):
+    """Whether a nova tree has the series: a worker host for each worker.
+
+    :param tree: folder of the tree; the installed nova if None
+    """
+    if tree is None:
+        spec = importlib.util.find_spec('nova')
+        tree = os.path.dirname(spec.submodule_search_locations[0])
+    return os.path.exists(
+        os.path.join(tree, 'nova', 'workers', 'launcher.py'))
+
+
+class Scheduler(process.Child):
+    """A running nova-scheduler; made by ``Cloud.scheduler``."""
+
+    def __init__(self, cloud, node, worker_count, hosts, *args):
+        self.cloud = cloud
+        self.node = node
+        self.worker_count = worker_count
+        self.hosts = hosts
+        super().__init__(*args)
+
+    def worker_host(self, n):
+        return '%s-worker-%d' % (self.node, n)
+
+    def queue(self, n):
+        """The name of the queue of worker n alone (of all, on stock)."""
+        return 'scheduler.%s' % (
+            self.worker_host(n) if self.hosts else self.node)
+
+    @property
+    def numbers(self):
+        return range(1, self.worker_count + 1)
+
+    def workers(self):
+        """The worker processes by their numbers.
+
+        With worker hosts a number is what the process's title says; stock
+        workers have none and are counted in the order of their start.
+
+        :returns: dict of ``psutil.Process``
+        """
+        try:
+            children = self.process.children()
+        except psutil.NoSuchProcess:
+            return {}
+        if not self.hosts:
+            if not children and self.worker_count == 1:
+                # In eventlet mode a single one is not forked.
+                return {1: self.process} if self.running() else {}
+            children.sort(key=lambda child: (child.create_time(), child.pid))
+            return dict(enumerate(children, 1))
+        found = {}
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                match = re.fullmatch(
+                    'nova-scheduler: %s-worker-([0-9]+)' % re.escape(
+                        self.node), ' '.join(child.cmdline()).rstrip())
+                if match:
+                    found[int(match.group(1))] = child
+        return found
+
+    def consuming(self):
+        """The numbers of the workers that consume from their own queues.
+
+        Stock workers share one queue, so as many as it has consumers.
+        """
+        queues = self.cloud.broker.queues(
+            [self.queue(n) for n in self.numbers])
+        if not self.hosts:
+            consumers = queues[0][1] if queues[0] else 0
+            return list(self.numbers)[:consumers]
+        return [n for n, found in zip(self.numbers, queues)
+                if found and found[1]]
+
+    def wait_ready(self, timeout=60):
+        """Wait until each worker consumes.
+
+        :param timeout: seconds
+        :raises LabError: when not in time, or when the process has ended
+        """
+        def ready():
+            if not self.running():
+                raise LabError('nova-scheduler has ended with %d' %
+                               self.returncode, self.log())
+            return (len(self.workers()) == self.worker_count and
+                    len(self.consuming()) == self.worker_count)
+
+        process.wait(ready, timeout, '%d workers of %s to consume' % (
+            self.worker_count, self.node), self.log)
+        return self
+
+    def hup(self):
+        """Have it read its configuration again."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def queue_names(self):
+        """The names of the queues it may leave on the broker."""
+        names = ['scheduler', 'scheduler.' + self.node]
+        for n in self.numbers:
+            names += ['scheduler.' + self.worker_host(n),
+                      'scheduler.%s.worker-%d' % (self.node, n),
+                      'scheduler.%s.%s' % (self.node, self.worker_host(n))]
+        return names
+
+
+class Cloud:
+    """Databases, Placement and a broker for nova-schedulers.
+
+    Use it in a ``with``: what it starts is ended, and its queues, databases
+    and files are deleted, at the end. Fanout and reply queues have random
+    names; the broker drops them after ``broker.QUEUE_TTL`` seconds.
+    """
+
+    def __init__(self, broker=None, database=None, conf=None):
+        """Choose what it runs on.
+
+        :param broker: a ``broker.Broker``; the local one if None
+        :param database: a ``database.Database`` somebody else has made and
+            drops, to be reset now; one of its own if None, on the local
+            MariaDB if it answers
+        :param conf: configuration of all schedulers, as for ``scheduler``
+        """
+        self.broker = broker or lab_broker.Broker()
+        self.database = database
+        self.conf = conf or {}
+        self.folder = None
+        self.placement = None
+        self.schedulers = []
+        self._names = {'scheduler'}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        """Start the control plane, yet without a scheduler.
+
+        :raises LabError: when the broker does not answer or already serves
+            another nova-scheduler
+        """
+        if not self.broker.answers():
+            raise LabError('no RabbitMQ answers at ' + self.broker.url)
+        found = self.broker.queue('scheduler')
+        if found and found[1]:
+            raise LabError('another nova-scheduler is on this broker: the '
+                           'queue "scheduler" has %d consumers' % found[1])
+        with contextlib.ExitStack() as stack:
+            self.folder = tempfile.mkdtemp(prefix='lab-cloud-')
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            if self.database is None:
+                server = lab_database.MariaDB()
+                self.database = stack.enter_context(lab_database.Database(
+                    self.broker.transport_url,
+                    server if server.answers() else None))
+            else:
+                self.database.reset()
+            stack.callback(self._delete_queues)
+            self.placement = stack.enter_context(placement.Placement(
+                self.folder, self.database.urls['placement']))
+            self.faults = stack.enter_context(lab_faults.Faults())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc):
+        self._stack.close()
+
+    def _delete_queues(self):
+        with contextlib.suppress(OSError):
+            # A test may have stopped its broker, and its queues with it.
+            self.broker.delete(sorted(self._names))
+
+    def _write_conf(self, name, *layers):
+        """Write a configuration file; later layers win.
+
+        :param layers: dicts of section -> option -> value
+        :returns: its path
+        """
+        parser = configparser.RawConfigParser(default_section='')
+        for layer in layers:
+            parser.read_dict(layer)
+        path = os.path.join(self.folder, name + '.conf')
+        with open(path, 'w') as stream:
+            parser.write(stream)
+        return path
+
+    def _base_conf(self, node):
+        urls = self.database.urls
+        return {
+            'DEFAULT': {
+                'host': node,
+                'transport_url': self.broker.transport_url,
+                'state_path': self.folder,
+                # Into the process's stderr, our log, which then has all in
+                # the order it came: log lines, warnings, thread dumps.
+                'use_stderr': 'true',
+            },
+            'api_database': {'connection': urls['api']},
+            'database': {'connection': urls['main']},
+            'placement': self.placement.conf(),
+            'oslo_concurrency': {
+                'lock_path': os.path.join(self.folder, 'lock')},
+            'oslo_messaging_rabbit': {
+                'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL},
+        }
+
+    def scheduler(self, node='scheduler-node-1', workers=3, mode='threading',
+                  tree=None, conf=None, env=None, hosts=None):
+        """Start a nova-scheduler; ``wait_ready`` waits until it serves.
+
+        :param node: the value of ``[DEFAULT] host``
+        :param workers: the number of its workers
+        :param mode: 'threading' or 'eventlet'
+        :param tree: folder of the nova to run; the installed one if None
+        :param conf: more configuration: section -> option -> value
+        :param env: more environment variables
+        :param hosts: whether its workers have worker hosts; by default,
+            whether the tree has the series
+        :returns: ``Scheduler``
+        """
+        if hosts is None:
+            hosts = has_worker_hosts(tree)
+        path = self._write_conf(node, self._base_conf(node),
+                                {'scheduler': {'workers': workers}},
+                                self.conf, conf or {})
+        env = dict(_mode(mode), **self.faults.env(), **(env or {}))
+        env['PYTHONPATH'] = lab_database.nova_path(tree, lab_faults.INJECT)
+        scheduler = Scheduler(
+            self, node, workers, hosts,
+            [lab_database.program('nova-scheduler'), '--config-file', path],
+            os.path.join(self.folder, node + '.log'), env)
+        self._stack.enter_context(scheduler)
+        self.schedulers.append(scheduler)
+        self._names.update(scheduler.queue_names())
+        return scheduler
+
+    def manage(self, *arguments, node='scheduler-node-1', tree=None,
+               check=True, timeout=120):
+        """Run nova-manage with the configuration of a scheduler.
+
+        :param arguments: as on its command line
+        :param node: whose configuration, of a scheduler started before
+        :param tree: as for ``scheduler``
+        :param check: whether to raise when it ends with another code than 0
+        :param timeout: seconds
+        :returns: ``subprocess.CompletedProcess`` with text
+        :raises LabError: see ``check``
+        """
+        env = dict(os.environ, **_mode('threading'),
+                   PYTHONPATH=lab_database.nova_path(tree))
+        done = subprocess.run(
+            [lab_database.program('nova-manage'), '--config-file',
+             os.path.join(self.folder, node + '.conf'), *arguments],
+            env=env, text=True, capture_output=True, timeout=timeout)
+        if check and done.returncode:
+            raise LabError('nova-manage %s ended with %d' % (
+                ' '.join(arguments), done.returncode),
+                done.stdout + done.stderr)
+        return done
+
+    def client(self):
+        """An RPC client of its own; close it, or use it in a ``with``."""
+        return rpc.Client(self.broker.transport_url)
+
+    def services(self, deleted=False):
+        """The records of nova-scheduler; see ``Database.services``."""
+        return [record for record in self.database.services(deleted)
+                if record.binary == 'nova-scheduler']
+
+    def log(self):
+        """The logs of all schedulers, one after the other."""
+        # Two of one node, one after the other, have one log.
+        logs = {child.log_path: child.log for child in self.schedulers}
+        return ''.join(log() for log in logs.values())
+
+    def wait(self, condition, timeout, what):
+        """Wait for a condition; see ``process.wait``."""
+        return process.wait(condition, timeout, what, self.log)
+
+
+def _mode(mode):
+    if mode not in ('threading', 'eventlet'):
+        raise LabError('mode is threading or eventlet, not %s' % mode)
+    return {'OS_NOVA_DISABLE_EVENTLET_PATCHING':
+            'true' if mode == 'threading' else 'false'}

@@ -1,0 +1,302 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The databases of a control plane, on MariaDB or in SQLite files."""
+
+import collections
+import getpass
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import uuid
+
+import sqlalchemy
+from sqlalchemy import exc
+from sqlalchemy import pool
+
+from lab import LabError
+from lab import process
+
+NAMES = ('api', 'main', 'cell0', 'placement')
+CELL0 = '00000000-0000-0000-0000-000000000000'
+
+Record = collections.namedtuple(
+    'Record', 'host binary version report_count created_at last_seen_up '
+              'deleted')
+
+# 'binary' is a word of SQL, so SQLAlchemy is left to quote it; and SQLite
+# has no type for a time.
+COLUMNS = [sqlalchemy.column(
+    name, sqlalchemy.DateTime() if name in ('created_at', 'last_seen_up')
+    else None) for name in Record._fields]
+QUERY = sqlalchemy.select(*COLUMNS).select_from(
+    sqlalchemy.table('services', *COLUMNS)).order_by('host', 'binary')
+
+
+def program(name):
+    """The path of a program of the environment the lab runs in."""
+    return os.path.join(os.path.dirname(sys.executable), name)
+
+
+def nova_path(tree=None, *more):
+    """PYTHONPATH for a nova process.
+
+    :param tree: folder whose ``nova`` package is to be run; the installed
+        one if None
+    :param more: folders to put after it
+    """
+    paths = [tree and os.path.abspath(tree), *more,
+             os.environ.get('PYTHONPATH')]
+    return os.pathsep.join(path for path in paths if path)
+
+
+class MariaDB:
+    """A MariaDB server that lets root in without a password."""
+
+    def __init__(self, port=3306):
+        self.port = port
+
+    def url(self, schema=''):
+        return 'mysql+pymysql://root@127.0.0.1:%d/%s' % (self.port, schema)
+
+    def execute(self, *statements):
+        """Execute statements of SQL.
+
+        :raises sqlalchemy.exc.OperationalError: when it does not answer
+        """
+        engine = sqlalchemy.create_engine(
+            self.url(), poolclass=pool.NullPool,
+            connect_args={'connect_timeout': 3})
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def answers(self):
+        """Whether it answers and lets us in."""
+        try:
+            self.execute('SELECT 1')
+            return True
+        except exc.OperationalError:
+            return False
+
+
+class PrivateMariaDB(MariaDB):
+    """A MariaDB of one's own, which a test can stop and start again."""
+
+    def __init__(self):
+        super().__init__(process.free_port())
+        self.folder = None
+        self.child = None
+
+    @staticmethod
+    def available():
+        """Whether MariaDB is installed here."""
+        return bool(_mariadbd() and shutil.which('mariadb-install-db'))
+
+    def start(self, timeout=60):
+        """Start it, with what it stored before, and wait until it answers.
+
+        :param timeout: seconds
+        :raises LabError: when it does not answer in time
+        """
+        user = '--user=' + getpass.getuser()
+        if self.folder is None:
+            self.folder = tempfile.mkdtemp(prefix='lab-mariadb-')
+            self._install(user, timeout)
+        self.child = process.Child(
+            [_mariadbd(), '--no-defaults', user, '--datadir=' + self._data,
+             '--socket=' + os.path.join(self.folder, 'socket'),
+             '--pid-file=' + os.path.join(self.folder, 'pid'),
+             '--bind-address=127.0.0.1', '--port=%d' % self.port,
+             # Nobody will need this data after a power cut.
+             '--innodb-flush-log-at-trx-commit=0'],
+            os.path.join(self.folder, 'output'))
+        process.wait(self.answers, timeout, 'MariaDB on port %d' % self.port,
+                     self.child.log)
+
+    def _install(self, user, timeout):
+        install = process.Child(
+            ['mariadb-install-db', '--no-defaults', user, '--skip-test-db',
+             '--datadir=' + self._data,
+             '--auth-root-authentication-method=normal'],
+            os.path.join(self.folder, 'output'))
+        with install:
+            process.wait(lambda: not install.running(), timeout,
+                         'mariadb-install-db', install.log)
+        if install.returncode:
+            raise LabError('mariadb-install-db failed', install.log())
+
+    @property
+    def _data(self):
+        return os.path.join(self.folder, 'data')
+
+    def stop(self):
+        """End its process at once, as a crash would; its data stays."""
+        if self.child:
+            self.child.kill()
+            self.child = None
+
+    def freeze(self):
+        """Let it hang: connections stay open, nothing is answered."""
+        self.child.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.child.process.send_signal(signal.SIGCONT)
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _mariadbd():
+    # Not on the PATH of everybody but root.
+    return shutil.which('mariadbd') or shutil.which(
+        'mariadbd', path='/usr/sbin')
+
+
+class Database:
+    """The four databases, synced, with the mappings of cell0 and one cell.
+
+    To sync them takes seconds, so a program that needs several clouds one
+    after another makes one database for all of them, and ``reset``s it.
+    """
+
+    def __init__(self, transport_url, server=None):
+        """Remember where to make them.
+
+        :param transport_url: of the cell's broker, as oslo.messaging takes it
+        :param server: a ``MariaDB``; SQLite files if None
+        """
+        self.transport_url = transport_url
+        self.server = server
+        self.prefix = 'lab_%d_%s_' % (os.getpid(), uuid.uuid4().hex[:6])
+        self.folder = None
+        self.urls = {}
+
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp(prefix='lab-database-')
+        try:
+            for name in NAMES:
+                self.urls[name] = self._make(name)
+            self._sync()
+            self._map_cells()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        try:
+            if self.server:
+                self.server.execute(*(
+                    'DROP DATABASE IF EXISTS ' + self.prefix + name
+                    for name in NAMES))
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _make(self, name):
+        if not self.server:
+            return 'sqlite:///' + os.path.join(self.folder, name + '.sqlite')
+        self.server.execute('CREATE DATABASE %s%s CHARACTER SET utf8mb3' % (
+            self.prefix, name))
+        return self.server.url(self.prefix + name)
+
+    def _sync(self, timeout=120):
+        # Side by side: most of the time goes into starting the programs.
+        nova = '[DEFAULT]\ntransport_url = fake:/\n' \
+               '[api_database]\nconnection = %(api)s\n[database]\n'
+        jobs = [
+            ('nova-manage', 'main', nova + 'connection = %(main)s\n',
+             ['db', 'sync', '--local_cell']),
+            ('nova-manage', 'cell0', nova + 'connection = %(cell0)s\n',
+             ['db', 'sync', '--local_cell']),
+            ('nova-manage', 'api', nova, ['api_db', 'sync']),
+            ('placement-manage', 'placement',
+             '[placement_database]\nconnection = %(placement)s\n',
+             ['db', 'sync']),
+        ]
+        children = []
+        try:
+            for name, database, text, arguments in jobs:
+                path = os.path.join(self.folder, database + '.conf')
+                with open(path, 'w') as stream:
+                    stream.write(text % self.urls)
+                children.append(process.Child(
+                    [program(name), '--config-file', path] + arguments,
+                    os.path.join(self.folder, database + '.log'),
+                    {'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true'}))
+            for child in children:
+                process.wait(lambda: not child.running(), timeout,
+                             'the schemas', child.log)
+                if child.returncode:
+                    raise LabError('syncing a schema failed', child.log())
+        finally:
+            for child in children:
+                child.kill()
+
+    def _map_cells(self):
+        # What nova-manage cell_v2 map_cell0 and create_cell write.
+        insert = sqlalchemy.text(
+            'INSERT INTO cell_mappings (created_at, uuid, name, '
+            'transport_url, database_connection, disabled) VALUES '
+            '(CURRENT_TIMESTAMP, :uuid, :name, :rpc, :url, :disabled)')
+        with self._begin('api') as connection:
+            connection.execute(insert, [
+                {'uuid': CELL0, 'name': 'cell0', 'rpc': 'none:///',
+                 'url': self.urls['cell0'], 'disabled': False},
+                {'uuid': str(uuid.uuid4()), 'name': 'cell1',
+                 'rpc': self.transport_url, 'url': self.urls['main'],
+                 'disabled': False}])
+
+    def _begin(self, name):
+        return sqlalchemy.create_engine(
+            self.urls[name], poolclass=pool.NullPool).begin()
+
+    def execute(self, name, statement, **values):
+        """Execute a statement of SQL in one of the databases.
+
+        :param name: one of ``NAMES``
+        :param statement: SQL, with ``:name`` for each of ``values``
+        :returns: the rows, if it has any
+        """
+        with self._begin(name) as connection:
+            result = connection.execute(sqlalchemy.text(statement), values)
+            return result.all() if result.returns_rows else []
+
+    def services(self, deleted=False):
+        """The records of services, by host.
+
+        Whether a service is up is for the caller to say: ``last_seen_up`` is
+        its last heartbeat in UTC (None before the first; ``created_at``
+        counts then).
+
+        :param deleted: whether to return the deleted ones too
+        """
+        with self._begin('main') as connection:
+            records = [Record(*row) for row in connection.execute(QUERY)]
+        return [record for record in records if deleted or not record.deleted]
+
+    def reset(self):
+        """Forget all services and hosts, as if nothing had run before."""
+        self.execute('main', 'DELETE FROM services')
+        self.execute('api', 'DELETE FROM host_mappings')

@@ -1,0 +1,220 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""python -m lab.demo: nova-scheduler whose workers each have a host.
+
+Starts it for real, shows the queues, the records and who answers, kills a
+worker and shows it come back under its name.
+"""
+
+import argparse
+import datetime
+import glob
+import os
+import signal
+import sys
+import tempfile
+import time
+
+import prettytable
+
+from lab import broker
+from lab import cloud
+from lab import embedded
+from lab import LabError
+from lab import placement
+
+NODE = 'scheduler-node-1'
+REPORT_INTERVAL = 1
+SERVICE_DOWN_TIME = 8
+
+
+class Output:
+    """Progress lines with the seconds since the start, and tables."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def say(self, text):
+        print('[%4.1f s] %s' % (time.monotonic() - self.began, text),
+              flush=True)
+
+    def table(self, title, fields, rows):
+        table = prettytable.PrettyTable(fields, align='l')
+        table.add_rows(list(rows))
+        print('\n%s\n%s\n' % (title, table), flush=True)
+
+
+def find_tree():
+    """The nova to run: the tree built last, or the installed one.
+
+    :returns: a folder, or None for the installed one
+    :raises LabError: when none of them has the series
+    """
+    built = [path for path in glob.glob(
+        os.path.join(placement.ROOT, 'build', '*'))
+        if cloud.has_worker_hosts(path)]
+    if built:
+        return max(built, key=os.path.getmtime)
+    if cloud.has_worker_hosts():
+        return None
+    raise LabError('no nova with the series: build one with '
+                   '"python3 tools/series.py build 2026.2"')
+
+
+def record_rows(records):
+    """Rows of a table: each record, whether it is up, its heartbeat."""
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    for record in records:
+        seen = record.last_seen_up or record.created_at
+        age = (now - seen).total_seconds()
+        # MariaDB keeps whole seconds.
+        yield (record.host, 'up' if age <= SERVICE_DOWN_TIME else 'down',
+               '%.0f s ago' % max(0, age) if record.last_seen_up else 'none')
+
+
+def answer(client, server):
+    return '%.1f ms' % (1000 * client.ping(server, timeout=10))
+
+
+def show(out, this, scheduler, client):
+    """The three tables: queues, records, workers."""
+    names = ['scheduler', 'scheduler.' + scheduler.node] + [
+        scheduler.queue(n) for n in scheduler.numbers]
+    out.table('Queues: each worker has one of its own', ['Queue', 'Consumers'],
+              [(name, found[1] if found else 'no queue') for name, found
+               in zip(names, this.broker.queues(names))])
+    out.table('Records: each worker has a heartbeat of its own',
+              ['Host', 'State', 'Last heartbeat'],
+              record_rows(this.services()))
+    # The first call also connects, which is not the worker's time.
+    client.ping()
+    rows = []
+    for n, worker in sorted(scheduler.workers().items()):
+        rows.append((worker.pid, ' '.join(worker.cmdline()).rstrip(),
+                     answer(client, scheduler.worker_host(n))))
+    rows.append(('', 'the node address, %s' % scheduler.node,
+                 answer(client, scheduler.node)))
+    out.table('Workers: each answers a ping at its own server name',
+              ['Pid', 'Process title', 'Answers in'], rows)
+
+
+def kill(out, this, scheduler, client, n):
+    """Kill worker n and show it come back under its name."""
+    host = scheduler.worker_host(n)
+    old = scheduler.workers()[n]
+    old.kill()
+    began = time.monotonic()
+    out.say('killed %s, pid %d' % (host, old.pid))
+    new = this.wait(
+        lambda: [worker for number, worker in scheduler.workers().items()
+                 if number == n and worker.pid != old.pid],
+        30, host + ' to be started again')[0]
+    out.say('%s is started again, pid %d' % (host, new.pid))
+    # Answered by the new one only: the queue has no other consumer.
+    this.wait(lambda: client.answers(host, timeout=1), 30,
+              host + ' to answer again')
+    out.say('%s answers again, %.1f s after the kill' % (
+        host, time.monotonic() - began))
+    out.table('Records: the same as before', ['Host', 'State',
+                                              'Last heartbeat'],
+              record_rows(this.services()))
+
+
+def on_broker(out, options, tree):
+    conf = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
+                        'service_down_time': SERVICE_DOWN_TIME}}
+    with cloud.Cloud(conf=conf) as this:
+        out.say('databases on %s, a Placement' % (
+            'MariaDB' if this.database.server else 'SQLite'))
+        try:
+            with this.scheduler(NODE, options.workers, options.mode,
+                                tree, hosts=True) as scheduler, \
+                    this.client() as client:
+                scheduler.wait_ready()
+                this.wait(lambda: all(record.last_seen_up for record
+                                      in this.services()), 30, 'heartbeats')
+                out.say('nova-scheduler serves with %d workers on host %s' % (
+                    options.workers, NODE))
+                show(out, this, scheduler, client)
+                kill(out, this, scheduler, client, min(2, options.workers))
+            out.say('stopped')
+        except Exception:
+            keep_log(this.log())
+            raise
+
+
+def in_one_process(out, options, tree):
+    print('No RabbitMQ answers at 127.0.0.1:5672, so the workers run in one '
+          "process on nova's embedded fake RPC driver, with SQLite.")
+    with tempfile.TemporaryDirectory(prefix='lab-embedded-') as folder:
+        try:
+            records, pings = embedded.run(folder, NODE, options.workers, tree)
+        except LabError as error:
+            keep_log(str(error))
+            raise
+    out.table('Records', ['Host', 'State', 'Last heartbeat'],
+              record_rows(records))
+    out.table('Who answers', ['Server name', 'Answered by worker'],
+              pings.items())
+
+
+def keep_log(text):
+    """Keep a log of what failed, and say where."""
+    if text:
+        with tempfile.NamedTemporaryFile(
+                'w', prefix='lab-demo-', suffix='.log',
+                delete=False) as stream:
+            stream.write(text)
+        print('The log is in %s.' % stream.name, file=sys.stderr)
+
+
+def interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='python -m lab.demo',
+                                     description=__doc__)
+    parser.add_argument('--tree', help='folder of the nova to run (default: '
+                                       'the one built last)')
+    parser.add_argument('--workers', type=int, default=3)
+    parser.add_argument('--mode', default='threading',
+                        choices=['threading', 'eventlet'])
+    options = parser.parse_args()
+    if options.workers < 1:
+        parser.error('at least one worker')
+    # A shell that runs us in the background lets us ignore SIGINT.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupt)
+    out = Output()
+    try:
+        tree = options.tree or find_tree()
+        out.say('nova from %s' % (
+            os.path.relpath(tree) if tree else 'the environment'))
+        if broker.Broker().answers():
+            on_broker(out, options, tree)
+        else:
+            in_one_process(out, options, tree)
+    except KeyboardInterrupt:
+        print('Interrupted; what the demo started is ended.',
+              file=sys.stderr)
+        return 130
+    except Exception as error:
+        line = getattr(error, 'line', None) or str(error) or repr(error)
+        print('Failed: %s' % line.splitlines()[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

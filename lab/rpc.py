@@ -1,0 +1,178 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Calling a scheduler's workers over oslo.messaging, as liveness probes do."""
+
+import collections
+import threading
+import time
+import uuid
+
+from oslo_config import cfg
+import oslo_messaging
+from oslo_messaging import conffixture
+
+from lab import broker
+
+TOPIC = 'scheduler'
+
+# As nova's RequestContext.from_dict takes it.
+CONTEXT = {'user_id': 'lab', 'project_id': 'lab', 'is_admin': True,
+           'roles': ['admin'], 'read_deleted': 'no'}
+
+
+class Client:
+    """An RPC client of its own, apart from nova's configuration."""
+
+    def __init__(self, transport_url, topic=TOPIC):
+        """Make it; it connects with its first call.
+
+        :param transport_url: as oslo.messaging takes it
+        :param topic: the topic to call
+        """
+        conf = cfg.ConfigOpts()
+        conf([], project='lab', default_config_files=[],
+             default_config_dirs=[])
+        # Registers all options of oslo.messaging; some of them it would only
+        # look for in the global configuration.
+        conffixture.ConfFixture(conf)
+        if transport_url.startswith('rabbit:'):
+            transport_url += '?rabbit_transient_queues_ttl=%d' % (
+                broker.QUEUE_TTL)
+        self.transport = oslo_messaging.get_rpc_transport(
+            conf, url=transport_url)
+        self.client = oslo_messaging.get_rpc_client(
+            self.transport, oslo_messaging.Target(
+                exchange='nova', topic=topic, namespace='baseapi',
+                version='1.1'))
+
+    def ping(self, server=None, timeout=5, arg='lab'):
+        """Have a worker answer.
+
+        :param server: the RPC server to call, a worker host or a node; any
+            server of the topic if None
+        :param timeout: seconds to wait for the answer
+        :returns: the seconds it took
+        :raises oslo_messaging.MessagingTimeout: without an answer in time
+        """
+        began = time.monotonic()
+        context = dict(CONTEXT, request_id='req-%s' % uuid.uuid4())
+        self.client.prepare(server=server, timeout=timeout).call(
+            context, 'ping', arg=arg)
+        return time.monotonic() - began
+
+    def answers(self, server=None, timeout=5):
+        """Whether ``ping`` is answered in time."""
+        try:
+            self.ping(server, timeout)
+            return True
+        except oslo_messaging.MessagingException:
+            return False
+
+    def close(self):
+        self.transport.cleanup()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+Counts = collections.namedtuple('Counts', 'answered lost failed')
+
+
+class Callers:
+    """Threads which call the topic again and again, and count.
+
+    A call is *lost* when nobody answered it in time, and *failed* when it
+    was not even sent or was answered by an error. It counts when it ends.
+    """
+
+    def __init__(self, client, n=8, timeout=5, server=None, limit=600):
+        """Set them up; they start with ``start`` or a ``with``.
+
+        :param client: a ``Client``
+        :param n: the number of threads
+        :param timeout: seconds a caller waits for an answer
+        :param server: as for ``Client.ping``
+        :param limit: seconds after which they end in any case
+        """
+        self.client = client
+        self.timeout = timeout
+        self.server = server
+        self.limit = limit
+        self.began = None
+        self._calls = []
+        self._stop = threading.Event()
+        # Daemons: a program that fails never waits for them.
+        self._threads = [threading.Thread(target=self._run, daemon=True)
+                         for _ in range(n)]
+
+    def _run(self):
+        while not self._stop.is_set() and self.elapsed() < self.limit:
+            try:
+                self.client.ping(self.server, self.timeout)
+                outcome = 'answered'
+            except oslo_messaging.MessagingTimeout:
+                outcome = 'lost'
+            except Exception:
+                outcome = 'failed'
+                self._stop.wait(0.1)
+            # Appending is atomic.
+            self._calls.append((self.elapsed(), outcome))
+
+    def elapsed(self):
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def counts(self, since=0, until=float('inf')):
+        """What ended between two times, in seconds since the start."""
+        found = collections.Counter(
+            outcome for when, outcome in list(self._calls)
+            if since <= when < until)
+        return Counts(*(found[name] for name in Counts._fields))
+
+    def timeline(self, width=5):
+        """The counts of each ``width`` seconds since the start."""
+        buckets = int(self.elapsed() // width)
+        return [self.counts(i * width, (i + 1) * width)
+                for i in range(buckets)]
+
+    def rate(self, seconds):
+        """Wait, and return how many calls a second were answered then."""
+        since = self.elapsed()
+        time.sleep(seconds)
+        until = self.elapsed()
+        return self.counts(since, until).answered / (until - since)
+
+    def start(self):
+        self.began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self):
+        """Stop calling, and wait for the calls under way.
+
+        A call ends within its timeout; whatever does not is left to itself.
+        """
+        self._stop.set()
+        end = time.monotonic() + self.timeout + 5
+        for thread in self._threads:
+            thread.join(max(0, end - time.monotonic()))
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *exc):
+        self.stop()

@@ -1,0 +1,55 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+from oslo_config import cfg
+
+from nova.conf import scheduler
+
+# The options of the services whose workers have worker hosts, each in the
+# group of the service.
+scheduler_opts = [
+    cfg.IntOpt(
+        'worker_timeout',
+        default=0,
+        min=0,
+        help="""
+Replace a worker of nova-scheduler that has begun no message for so long.
+
+Each worker regularly sends a message to itself. A worker that has begun
+neither that message nor a request for this time is stuck: its dispatch pool is
+blocked, or the whole process is. It is made to write the stacks of its threads
+to the log, is killed, and is started again under the same worker host.
+
+A worker is not replaced for waiting for the message broker or the database.
+
+Possible values:
+
+* 0: no worker is replaced.
+* A number of seconds, at least three times ``[DEFAULT] report_interval``, and
+  more than the longest time for which all threads of a worker
+  (``[DEFAULT] executor_thread_pool_size``) may be busy with the same requests.
+
+Related options:
+
+* ``[DEFAULT] report_interval``
+* ``[DEFAULT] executor_thread_pool_size``
+* ``[scheduler] workers``
+"""),
+]
+
+
+def register_opts(conf):
+    conf.register_opts(scheduler_opts, group=scheduler.scheduler_group)
+
+
+def list_opts():
+    return {scheduler.scheduler_group: scheduler_opts}

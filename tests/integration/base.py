@@ -1,0 +1,136 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the integration tests share: real processes, broker and database."""
+
+import atexit
+import datetime
+import os
+import time
+
+import testtools
+
+from lab import broker
+from lab import cloud
+from lab import database
+from lab import process
+
+MODES = ('threading', 'eventlet')
+NODE = 'scheduler-node-1'
+
+# Small, so that a test takes seconds, with room for a loaded machine.
+REPORT_INTERVAL = 2
+SERVICE_DOWN_TIME = 6
+WORKER_TIMEOUT = 10
+CALL_TIMEOUT = 5
+
+CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
+                    'service_down_time': SERVICE_DOWN_TIME,
+                    'periodic_fuzzy_delay': 0}}
+
+_databases = {}
+
+
+def missing():
+    """Why the integration tests cannot run here, in one line; or None."""
+    if not broker.Broker().answers():
+        what = 'no RabbitMQ answers at 127.0.0.1:5672 (guest/guest)'
+    elif not database.MariaDB().answers():
+        what = 'no MariaDB answers at 127.0.0.1:3306 (root, no password)'
+    else:
+        return None
+    return what + ('; on Debian: tests/integration/services.sh installs and '
+                   'starts both')
+
+
+def shared_database(server=None, transport_url=None):
+    """Synced databases, made once for all tests of this process.
+
+    :param server: a lab.database.MariaDB; the local one if None
+    """
+    key = (server.port if server else None, transport_url)
+    if key not in _databases:
+        made = database.Database(
+            transport_url or broker.Broker().transport_url,
+            server or database.MariaDB())
+        made.__enter__()
+        if server is None:
+            atexit.register(made.__exit__)
+        _databases[key] = made
+    return _databases[key]
+
+
+class LabTestCase(testtools.TestCase):
+    """Runs nova-scheduler for real."""
+
+    def setUp(self):
+        super().setUp()
+        reason = missing()
+        if reason and os.environ.get('CI') == 'true':
+            self.fail(reason)
+        elif reason:
+            self.skipTest(reason)
+
+    def cloud(self, conf=None, private_broker=None, private_database=None):
+        """A control plane without schedulers, for the time of the test.
+
+        :param conf: configuration of all schedulers, on top of CONF
+        """
+        merged = {section: dict(options) for section, options in CONF.items()}
+        for section, options in (conf or {}).items():
+            merged.setdefault(section, {}).update(options)
+        made = self.enterContext(cloud.Cloud(
+            broker=private_broker, conf=merged,
+            database=shared_database(
+                private_database,
+                private_broker.transport_url if private_broker else None)))
+        self.addOnException(lambda exc_info: self.addDetail(
+            'scheduler log', testtools.content.text_content(made.log())))
+        return made
+
+    def start(self, made, **kwargs):
+        """Start a scheduler and wait until it serves and is up."""
+        kwargs.setdefault('node', NODE)
+        scheduler = made.scheduler(**kwargs)
+        scheduler.wait_ready()
+        self.wait_up(made, scheduler)
+        return scheduler
+
+    def wait_up(self, made, scheduler, timeout=30):
+        made.wait(lambda: self.hosts(scheduler) <= self.up(made), timeout,
+                  'the records of all workers to be up')
+
+    @staticmethod
+    def hosts(scheduler):
+        if not scheduler.hosts:
+            return {scheduler.node}
+        return {scheduler.worker_host(n) for n in scheduler.numbers}
+
+    @staticmethod
+    def up(made, seconds=SERVICE_DOWN_TIME):
+        """The hosts whose records have had a heartbeat lately."""
+        now = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None)
+        return {record.host for record in made.services()
+                if record.last_seen_up is not None and
+                (now - record.last_seen_up).total_seconds() <= seconds}
+
+    @staticmethod
+    def pids(scheduler):
+        return {n: worker.pid for n, worker in scheduler.workers().items()}
+
+    def wait(self, condition, timeout, what):
+        return process.wait(condition, timeout, what)
+
+    @staticmethod
+    def now():
+        return time.monotonic()

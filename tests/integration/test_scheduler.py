@@ -1,0 +1,174 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Worker hosts of real nova-scheduler processes."""
+
+import signal
+
+import ddt
+
+from tests.integration import base
+
+NODE = base.NODE
+
+
+@ddt.ddt
+class WorkerHostsTestCase(base.LabTestCase):
+
+    def queues(self, cloud, *names):
+        """The number of consumers of each queue."""
+        return [found and found[1] for found in cloud.broker.queues(names)]
+
+    @ddt.data(*base.MODES)
+    def test_a_day_in_the_life(self, mode):
+        cloud = self.cloud()
+        scheduler = self.start(cloud, workers=3, mode=mode)
+        client = self.enterContext(cloud.client())
+
+        # Queues and consumers, records, titles, lines in the log.
+        self.assertEqual(
+            [3, 1, 1, 1, 3],
+            self.queues(cloud, 'scheduler',
+                        f'scheduler.{NODE}-worker-1',
+                        f'scheduler.{NODE}-worker-2',
+                        f'scheduler.{NODE}-worker-3',
+                        f'scheduler.{NODE}'))
+        self.assertEqual(
+            [f'{NODE}-worker-{n}' for n in (1, 2, 3)],
+            sorted(record.host for record in cloud.services()))
+        workers = scheduler.workers()
+        self.assertEqual([1, 2, 3], sorted(workers))
+        for number, worker in workers.items():
+            self.assertIn(
+                f'Starting worker {number} of 3 of nova-scheduler on node '
+                f'{NODE} as {NODE}-worker-{number} (pid {worker.pid})',
+                scheduler.log())
+
+        # Each answers at its own name, and so does the node.
+        for server in [NODE] + [scheduler.worker_host(n) for n in workers]:
+            client.ping(server, timeout=10)
+
+        # Killed, it comes back under its name and with its record.
+        before = {record.host: record.created_at
+                  for record in cloud.services()}
+        pids = self.pids(scheduler)
+        workers[2].kill()
+        cloud.wait(lambda: self.pids(scheduler).get(2, pids[2]) != pids[2],
+                   30, 'worker 2 to come back')
+        scheduler.wait_ready()
+        client.ping(scheduler.worker_host(2), timeout=10)
+        after = self.pids(scheduler)
+        self.assertEqual((pids[1], pids[3]), (after[1], after[3]))
+        self.assertEqual(before, {record.host: record.created_at
+                                  for record in cloud.services()})
+
+        # SIGHUP: in the eventlet mode each worker reads its configuration
+        # again; in the threading mode oslo.service starts each anew.
+        pids = self.pids(scheduler)
+        scheduler.hup()
+        if mode == 'eventlet':
+            cloud.wait(lambda: scheduler.log().count(
+                'Child caught SIGHUP, handling') == 3, 30, 'SIGHUP')
+            self.assertEqual(pids, self.pids(scheduler))
+        else:
+            cloud.wait(lambda: not set(self.pids(scheduler).values()) &
+                       set(pids.values()), 60, 'new workers')
+        scheduler.wait_ready()
+        self.assertEqual([1, 2, 3], sorted(scheduler.workers()))
+        for server in [NODE] + [scheduler.worker_host(n) for n in workers]:
+            client.ping(server, timeout=10)
+
+        # SIGTERM ends all of them.
+        processes = scheduler.tree()
+        self.assertEqual(4, len(processes))
+        scheduler.process.send_signal(signal.SIGTERM)
+        self.assertEqual(0, scheduler.process.wait(60))
+        self.assertEqual([], [p for p in processes[1:] if p.is_running()])
+        self.assertNotIn('Traceback', scheduler.log())
+
+    @ddt.data(*base.MODES)
+    def test_one_worker(self, mode):
+        cloud = self.cloud()
+        scheduler = self.start(cloud, workers=1, mode=mode)
+        self.assertEqual([f'{NODE}-worker-1'],
+                         [record.host for record in cloud.services()])
+        self.assertEqual([1], list(scheduler.workers()))
+        client = self.enterContext(cloud.client())
+        client.ping(NODE, timeout=10)
+
+    def test_node_address_while_a_worker_is_gone(self):
+        # A probe that sends one ping at a time finds a live worker, also if
+        # another has taken pings it will not answer.
+        cloud = self.cloud()
+        scheduler = self.start(cloud, workers=3)
+        client = self.enterContext(cloud.client())
+        cloud.faults.stop(scheduler.workers()[2])
+        lost = sum(not client.answers(NODE, timeout=1) for _n in range(12))
+        # It prefetches four of them, and no more.
+        self.assertLessEqual(lost, 4)
+        self.assertTrue(client.answers(NODE, timeout=10))
+
+    @ddt.data(*base.MODES)
+    def test_two_nodes_one_leader(self, mode):
+        conf = {'scheduler': {'discover_hosts_in_cells_interval': 2},
+                'DEFAULT': {'debug': 'true'}}
+        cloud = self.cloud(conf)
+        nodes = ('node-a', 'node-b')
+        schedulers = [cloud.scheduler(node=node, workers=2, mode=mode)
+                      for node in nodes]
+        for scheduler in schedulers:
+            scheduler.wait_ready()
+            self.wait_up(cloud, scheduler)
+        self.wait_for_leader(cloud, schedulers, 'node-a-worker-1')
+        # Its successor takes over when it is killed for good.
+        schedulers[0].kill()
+        self.wait_for_leader(cloud, schedulers[1:], 'node-b-worker-1',
+                             base.SERVICE_DOWN_TIME + 2 + 10)
+
+    def wait_for_leader(self, cloud, schedulers, leader, timeout=30):
+        """Wait until all but the leader follow it for a round."""
+        followers = sorted(host for s in schedulers for host in self.hosts(s)
+                           if host != leader)
+        marks = {s: len(s.log()) for s in schedulers}
+
+        def follow():
+            logs = ''.join(s.log()[marks[s]:] for s in schedulers)
+            return all(
+                f'Current leader is {leader}, skipping discover hosts on '
+                f'{host}' in logs for host in followers)
+
+        cloud.wait(follow, timeout, f'{leader} to lead')
+        # And it does not follow anybody itself.
+        marks = {s: len(s.log()) for s in schedulers}
+        cloud.wait(follow, timeout, f'{leader} to lead on')
+        logs = ''.join(s.log()[marks[s]:] for s in schedulers)
+        self.assertNotIn(f'skipping discover hosts on {leader}\n', logs)
+
+    @ddt.data(
+        ('empty', {'host': ''}, 'host'),
+        ('long', {'host': 'n.' * 110 + 'n'}, '[DEFAULT] host has 221 bytes'),
+        ('timeout', {'report_interval': 10},
+         '[scheduler] worker_timeout is 29 seconds'),
+    )
+    @ddt.unpack
+    def test_bad_configuration(self, _name, options, message):
+        cloud = self.cloud()
+        scheduler = cloud.scheduler(
+            node='n', conf={'DEFAULT': options,
+                            'scheduler': {'worker_timeout': 29}})
+        self.assertEqual(1, scheduler.process.wait(60))
+        errors = [line for line in scheduler.log().splitlines()
+                  if ' ERROR ' in line or ' CRITICAL ' in line]
+        self.assertEqual(1, len(errors), scheduler.log())
+        self.assertIn(message, errors[0])
+        self.assertNotIn('Traceback', scheduler.log())
+

@@ -1,0 +1,409 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What tools/series.py promises."""
+
+import os
+from pathlib import Path
+import shutil
+import subprocess
+
+from tests.unit import repository
+from tests.unit.repository import edit
+
+
+class TestBuild(repository.RepositoryTest):
+
+    def test_base_then_a_commit_for_each_change(self):
+        self.succeed('build', '1.0')
+        self.assertEqual(
+            ['Subject of service', 'Subject of workers', 'nova 1.0'],
+            self.git('log', '--format=%s').split('\n'))
+        self.assertEqual(self.git('rev-parse', 'HEAD~2'),
+                         self.git('rev-parse', 'base'))
+        self.assertEqual('', self.git('status', '--porcelain', '--ignored'))
+        # The sdist's own .gitignore hides nothing of it.
+        self.assertIn('nova.egg-info/PKG-INFO', self.git('ls-files'))
+        self.assertIn('edited = 0', (self.tree / 'nova' / 'service.py')
+                      .read_text())
+
+    def test_same_ids_whoever_builds(self):
+        self.succeed('build', '1.0')
+        first = self.head()
+        shutil.rmtree(self.tree)
+        self.write('home/.gitconfig',
+                   '[user]\nname = Other\n[commit]\ngpgSign = true\n'
+                   '[core]\nautocrlf = true\nhooksPath = /nowhere\n')
+        self.succeed('build', '1.0', HOME=str(self.root / 'home'),
+                     GIT_AUTHOR_NAME='Somebody', GIT_DIR='/nowhere',
+                     TZ='Asia/Tokyo')
+        self.assertEqual(first, self.head())
+
+    def test_up_to_date(self):
+        self.succeed('build', '1.0')
+        self.assertIn('up to date', self.succeed('build', '1.0'))
+
+    def test_builds_again_when_the_series_changed(self):
+        self.succeed('build', '1.0')
+        self.write('nova/workers/name.py', 'X = 2\n')
+        self.assertIn('built', self.succeed('build', '1.0'))
+        self.assertEqual('X = 2',
+                         self.git('show', 'HEAD:nova/workers/name.py'))
+
+    def test_message_is_verbatim(self):
+        message = 'Subject\n\n# not a comment\n  indented  \n\n\nEnd\n'
+        self.change('01-workers', message=message)
+        self.succeed('build', '1.0')
+        self.assertEqual(message.strip(),
+                         self.git('log', '-1', '--format=%B', 'HEAD~1'))
+
+    def test_adds_what_the_base_ignores(self):
+        self.change('03-ignored', adds={'nova/workers/PKG-INFO': 'x\n'})
+        self.succeed('build', '1.0')
+        self.assertEqual('x', self.git('show', 'HEAD:nova/workers/PKG-INFO'))
+
+    def test_executable_bit(self):
+        (self.root / 'nova/workers/name.py').chmod(0o755)
+        self.succeed('build', '1.0')
+        self.assertTrue(os.access(self.tree / 'nova/workers/name.py', os.X_OK))
+        self.assertTrue(self.git('ls-files', '-s', 'nova/workers/name.py')
+                        .startswith('100755'))
+
+    def test_refuses_to_lose_edits(self):
+        self.succeed('build', '1.0')
+        self.write('build/1.0/nova/new.py', '')
+        self.assertIn('edits of your own', self.succeed('build', '1.0'))
+        self.write('nova/workers/name.py', 'X = 2\n')
+        self.assertIn('edits', self.refuse('build', '1.0'))
+        self.assertTrue((self.tree / 'nova/new.py').exists())
+
+    def test_refuses_to_lose_commits(self):
+        self.succeed('build', '1.0')
+        self.write('build/1.0/nova/new.py', '')
+        self.git('checkout', '-q', '-b', 'other')
+        self.git('add', '.')
+        self.git('commit', '-q', '-m', 'New')
+        self.git('checkout', '-q', 'main')
+        self.write('nova/workers/name.py', 'X = 2\n')
+        self.assertIn('edits', self.refuse('build', '1.0'))
+
+    def test_wrong_hash_of_the_cached_file(self):
+        wanted = self.sdist.read_bytes()
+        self.sdist.write_bytes(wanted + b'\0')
+        text = self.refuse('build', '1.0')
+        self.assertRegex(text, '[0-9a-f]{64}.*[0-9a-f]{64}')
+        self.assertFalse(self.tree.exists())
+
+    def test_wrong_hash_of_the_download(self):
+        links = self.root / 'links'
+        links.mkdir()
+        shutil.move(self.sdist, links)
+        with open(links / 'nova-1.0.tar.gz', 'ab') as file:
+            file.write(b'\0')
+        text = self.refuse('build', '1.0', PIP_FIND_LINKS=str(links))
+        self.assertRegex(text, 'nova 1.0.*[0-9a-f]{64}.*[0-9a-f]{64}')
+        self.assertFalse(self.sdist.exists())
+
+    def test_nothing_to_download(self):
+        self.sdist.unlink()
+        text = self.refuse('build', '1.0', PIP_FIND_LINKS='')
+        self.assertIn('cannot download nova 1.0: pip: ', text)
+        self.assertIn('nova==1.0', text)
+
+    def test_sdist_that_leads_out(self):
+        self.write_sdist({'../../../outside': 'x'})
+        self.assertIn('outside', self.refuse('build', '1.0'))
+        self.assertFalse((self.root / 'outside').exists())
+
+    def test_patch_that_does_not_apply(self):
+        self.change('03-late', patch=edit('nova/service.py', 3))
+        text = self.refuse('build', '1.0')
+        self.assertIn('03-late does not apply to nova/service.py', text)
+        self.assertFalse(self.tree.exists())
+
+    def test_patch_whose_lines_moved(self):
+        self.change('03-late', patch=edit('nova/service.py', 9))
+        text = self.refuse('build', '1.0')
+        self.assertIn('03-late does not apply to nova/service.py', text)
+        self.assertIn('moved', text)
+
+    def test_patch_of_a_missing_file(self):
+        self.change('03-late', patch=edit('nova/missing.py', 9))
+        self.assertIn('03-late does not apply to nova/missing.py',
+                      self.refuse('build', '1.0'))
+
+    def test_added_file_is_missing(self):
+        (self.root / 'nova/workers/name.py').unlink()
+        self.assertIn('adds nova/workers/name.py',
+                      self.refuse('build', '1.0'))
+
+    def test_added_file_is_in_the_base(self):
+        self.change('03-late', adds={'nova/service.py': ''})
+        self.assertIn('03-late adds nova/service.py',
+                      self.refuse('build', '1.0'))
+
+    def test_killed_while_it_builds(self):
+        fake = self.root / 'bin' / 'git'
+        self.write('bin/git', f'#!/bin/sh\ncase "$*" in *tag*) '
+                              f'kill -9 $PPID;; esac\n'
+                              f'exec {shutil.which("git")} "$@"\n')
+        fake.chmod(0o755)
+        path = f'{fake.parent}{os.pathsep}{os.environ["PATH"]}'
+        code, _, _ = self.run_tool('build', '1.0', PATH=path)
+        self.assertEqual(-9, code)
+        self.assertFalse(self.tree.exists())
+        self.succeed('build', '1.0')
+        self.assertEqual({'1.0', 'cache', '.lock'},
+                         set(os.listdir(self.root / 'build')))
+
+    def test_corrupt_patch(self):
+        self.change('03-late', patch='not a patch\n')
+        self.assertIn('03-late: git apply', self.refuse('build', '1.0'))
+
+    def test_forgotten_file(self):
+        self.write('nova/workers/more.py', '')
+        self.assertIn('warning: no change adds nova/workers/more.py',
+                      self.succeed('build', '1.0'))
+
+    def test_unknown_release(self):
+        self.assertIn('unknown release 9; known: 1.0',
+                      self.refuse('build', '9'))
+
+    def test_malformed(self):
+        self.write('series/nova/third/message', 'x\n')
+        self.assertIn('third', self.refuse('build', '1.0'))
+        self.write('series/releases.toml', 'number = ')
+        self.assertIn('releases.toml is malformed',
+                      self.refuse('build', '1.0'))
+
+    def test_no_git(self):
+        self.assertIn('git is not installed',
+                      self.refuse('build', '1.0', PATH='/nowhere'))
+
+    def test_usage(self):
+        self.assertEqual(2, self.run_tool('make', '1.0')[0])
+
+
+class TestRefresh(repository.RepositoryTest):
+
+    def setUp(self):
+        super().setUp()
+        # The form that refresh writes.
+        self.change('02-service', patch=edit('nova/service.py', 3).replace(
+            ' @@\n', ' @@ line_2 = 2\n'))
+        self.succeed('build', '1.0')
+
+    def commit(self, path, text, message):
+        self.write(f'build/1.0/{path}', text)
+        self.git('add', '-f', path)
+        self.git('commit', '-q', '-m', message)
+
+    def refresh(self):
+        """Refresh, which must not change what was committed."""
+        root = self.git('rev-parse', 'HEAD^{tree}')
+        self.succeed('refresh', '1.0')
+        self.assertEqual(root, self.git('rev-parse', 'HEAD^{tree}'))
+        self.assertEqual('', self.git('status', '--porcelain'))
+        head = self.head()
+        self.assertIn('up to date', self.succeed('build', '1.0'))
+        shutil.rmtree(self.tree)
+        self.succeed('build', '1.0')
+        self.assertEqual(head, self.head())
+
+    def names(self):
+        return sorted(os.listdir(self.root / 'series/nova'))
+
+    def test_unchanged(self):
+        before, head = self.files(), self.head()
+        self.succeed('refresh', '1.0')
+        self.assertEqual(before, self.files())
+        self.assertEqual(head, self.head())
+
+    def test_new_commits(self):
+        self.commit('nova/scheduler/manager.py', repository.LINES + 'x = 1\n',
+                    'Edit the manager!')
+        self.commit('nova/more.py', 'y = 1\n', 'Add more')
+        self.refresh()
+        self.assertEqual(['01-workers', '02-service', '03-edit-the-manager',
+                          '04-add-more'], self.names())
+        files = self.files()
+        self.assertEqual('y = 1\n', files['nova/more.py'])
+        self.assertEqual('nova/more.py\n',
+                         files['series/nova/04-add-more/adds'])
+        patch = files['series/nova/03-edit-the-manager/edits/1.0.patch']
+        self.assertIn('\n line_20 = 20\n+x = 1\n', patch)
+        self.assertNotIn('\n line_19', patch)
+        self.assertNotIn('\nindex', patch)
+
+    def test_amended(self):
+        self.write('build/1.0/nova/service.py', repository.LINES + 'x = 1\n')
+        self.git('commit', '-q', '-a', '--amend', '--no-edit')
+        self.refresh()
+        self.assertEqual(['01-workers', '02-service'], self.names())
+        patch = self.files()['series/nova/02-service/edits/1.0.patch']
+        self.assertIn('+x = 1', patch)
+        self.assertNotIn('+edited', patch)
+
+    def test_edit_became_an_added_file(self):
+        self.git('checkout', '-q', 'base', 'nova/service.py')
+        self.write('build/1.0/nova/more.py', 'y = 1\n')
+        self.git('add', '.')
+        self.git('commit', '-q', '--amend', '--no-edit')
+        self.refresh()
+        files = self.files()
+        self.assertEqual('nova/more.py\n',
+                         files['series/nova/02-service/adds'])
+        self.assertNotIn('series/nova/02-service/edits/1.0.patch', files)
+
+    def test_reordered(self):
+        self.write('series/nova/02-service/edits/0.9.patch', 'older\n')
+        first, second = self.git('rev-list', '--reverse',
+                                 'base..HEAD').split()
+        self.git('reset', '-q', '--hard', 'base')
+        self.git('cherry-pick', second, first)
+        self.refresh()
+        self.assertEqual(['01-service', '02-workers'], self.names())
+        self.assertEqual(
+            'older\n', self.files()['series/nova/01-service/edits/0.9.patch'])
+
+    def test_dropped(self):
+        self.git('reset', '-q', '--hard', 'base')
+        self.git('cherry-pick', 'main@{1}')
+        self.refresh()
+        self.assertEqual(['02-service'], self.names())
+        self.assertNotIn('nova/workers/name.py', self.files())
+
+    def refuse_and_keep(self):
+        before = self.files()
+        text = self.refuse('refresh', '1.0')
+        self.assertEqual(before, self.files())
+        return text
+
+    def test_added_then_modified(self):
+        self.commit('nova/workers/name.py', 'X = 2\n', 'Touch it again')
+        text = self.refuse_and_keep()
+        self.assertIn('nova/workers/name.py', text)
+        self.assertIn('Subject of workers', text)
+        self.assertIn('Touch it again', text)
+
+    def test_added_then_removed(self):
+        self.git('rm', '-q', 'nova/workers/name.py')
+        self.git('commit', '-q', '-m', 'Remove it')
+        self.assertIn('"Remove it" removes nova/workers/name.py',
+                      self.refuse_and_keep())
+
+    def test_not_built(self):
+        shutil.rmtree(self.tree)
+        self.assertIn('not built', self.refuse_and_keep())
+
+    def test_not_committed(self):
+        self.write('build/1.0/nova/new.py', '')
+        self.assertIn('commit or amend', self.refuse_and_keep())
+
+    def test_changed_here(self):
+        self.write('nova/workers/name.py', 'X = 2\n')
+        self.assertIn('changed here', self.refuse_and_keep())
+
+    def test_merge(self):
+        self.git('checkout', '-q', '-b', 'side', 'base')
+        self.commit('nova/side.py', '', 'Side')
+        self.git('checkout', '-q', 'main')
+        self.git('merge', '-q', '-m', 'Merge', 'side')
+        self.assertIn('merge', self.refuse_and_keep())
+
+    def test_same_change_id_twice(self):
+        message = self.git('log', '-1', '--format=%B')
+        self.commit('nova/more.py', '', message)
+        self.assertIn('I' + '02' * 20, self.refuse_and_keep())
+
+
+class TestExport(repository.RepositoryTest):
+
+    def export(self):
+        self.succeed('export', '1.0', str(self.root / 'out'))
+        return self.root / 'out'
+
+    def base(self):
+        self.git('worktree', 'add', '-q', str(self.root / 'checkout'), 'base')
+        return self.root / 'checkout'
+
+    def test_names(self):
+        self.assertEqual(
+            ['0001-workers.patch', '0002-service.patch', 'series'],
+            sorted(os.listdir(self.export())))
+        self.assertEqual('0001-workers.patch\n0002-service.patch\n',
+                         (self.root / 'out' / 'series').read_text())
+
+    def test_git_am(self):
+        out, checkout = self.export(), self.base()
+        done = subprocess.run(
+            ['git', '-c', 'user.name=A', '-c', 'user.email=a@example.org',
+             'am', *sorted(map(str, out.glob('*.patch')))], cwd=checkout,
+            capture_output=True, text=True)
+        self.assertEqual((0, ''), (done.returncode, done.stderr))
+        self.assertEqual(self.git('log', '--format=%T %B', 'base..main'),
+                         self.git('log', '--format=%T %B', 'base..HEAD',
+                                  tree=checkout))
+
+    def test_patch(self):
+        if not shutil.which('patch'):
+            self.skipTest('patch is not installed')
+        out, checkout = self.export(), self.base()
+        for name in (out / 'series').read_text().split():
+            said = subprocess.run(
+                ['patch', '-p1', '-i', str(out / name)], cwd=checkout,
+                capture_output=True, text=True, check=True).stdout
+            self.assertNotIn('offset', said)
+            self.assertNotIn('fuzz', said)
+        self.git('add', '-A', tree=checkout)
+        self.assertEqual('', self.git('diff', '--cached', 'main',
+                                      tree=checkout))
+
+    def test_same_text_each_time(self):
+        first = {path.name: path.read_text()
+                 for path in self.export().iterdir()}
+        shutil.rmtree(self.root / 'out')
+        shutil.rmtree(self.tree)
+        self.assertEqual(first, {path.name: path.read_text()
+                                 for path in self.export().iterdir()})
+
+    def test_folder_is_not_empty(self):
+        self.write('out/x', '')
+        self.assertIn('not an empty folder',
+                      self.refuse('export', '1.0', str(self.root / 'out')))
+        self.assertEqual(['x'], os.listdir(self.root / 'out'))
+
+    def test_tree_has_edits(self):
+        self.succeed('build', '1.0')
+        self.write('build/1.0/nova/new.py', '')
+        self.assertIn('refresh',
+                      self.refuse('export', '1.0', str(self.root / 'out')))
+
+
+class TestWheel(repository.RepositoryTest):
+
+    # pip's odd way to say --no-build-isolation in the environment: the
+    # test's own environment has setuptools and pbr, and there is no network.
+    offline = {'PIP_NO_BUILD_ISOLATION': '0'}
+
+    def test_name_and_tree(self):
+        out = self.succeed('wheel', '1.0', **self.offline)
+        wheel = Path(self.root, out.split('\n')[-2].split()[0])
+        self.assertEqual('nova-1.0+workers.7-py3-none-any.whl', wheel.name)
+        self.assertTrue(wheel.is_file())
+        self.assertEqual('', self.git('status', '--porcelain', '--ignored'))
+
+    def test_build_fails(self):
+        self.write_sdist({**repository.BASE, 'setup.py': 'raise OSError\n'})
+        self.assertIn('cannot build the wheel of nova: pip: ',
+                      self.refuse('wheel', '1.0', **self.offline))
+        self.assertFalse((self.root / 'dist').exists())

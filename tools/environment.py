@@ -1,0 +1,152 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The virtual environment that a release's tests and demo run in.
+
+It holds what the release's lock file pins, and the built tree in place:
+edits made in build/RELEASE count at once.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import changes
+from common import BUILD
+from common import Clock
+from common import Error
+from common import locked
+from common import pip
+from common import say
+from common import scratch
+from common import shown
+
+
+def ensure(name):
+    """Return the Python of a release's environment, made if need be.
+
+    Costs next to nothing when it is up to date. The release has to be
+    built. It needs no ensurepip, which Debian has in a package of its own.
+
+    :raises: Error if something is missing or pip fails
+    """
+    release = changes.release(name)
+    env = BUILD / 'env' / name
+    python = env / 'bin' / 'python'
+    with locked():
+        wanted = _digest(release, env)
+        stamp = env / 'stamp'
+        if (stamp.is_file() and stamp.read_text() == wanted
+                and python.exists()):
+            return python
+        _make(release, env, _interpreter(release))
+        # Last, so that an interrupted one is made again.
+        stamp.write_text(wanted)
+    return python
+
+
+def _interpreter(release):
+    names = [sys.executable, f'python{release.python}']
+    for name in filter(None, map(shutil.which, names)):
+        done = subprocess.run([name, '-c', 'import sys; print(sys.version)'],
+                              capture_output=True, text=True)
+        if done.stdout.startswith(f'{release.python}.'):
+            return name
+    raise Error(f'{release.name} needs Python {release.python}, which is '
+                f'not installed')
+
+
+def _digest(release, env):
+    # With its path, because a virtual environment cannot be moved. Which
+    # Python runs this tool does not matter: it may be another one next time.
+    text = '\n'.join(['1', release.python, str(env), release.version])
+    return hashlib.sha256(
+        text.encode() + release.lock.read_bytes()).hexdigest()
+
+
+def _make(release, env, interpreter):
+    clock = Clock()
+    pinned = [line for line in release.lock.read_text().splitlines()
+              if '==' in line and not line.startswith('#')]
+    say(f'installing {len(pinned)} packages into {shown(env)}; this takes '
+        f'a minute or two')
+    shutil.rmtree(env, ignore_errors=True)
+    env.parent.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [interpreter, '-m', 'venv', '--without-pip', str(env)],
+        capture_output=True, text=True)
+    if done.returncode:
+        raise Error(f'cannot make {shown(env)}: {done.stderr}')
+    python = str(env / 'bin' / 'python')
+    seen = 0
+
+    def progress(line):
+        nonlocal seen
+        if line.startswith('Collecting '):
+            seen += 1
+            if seen % 20 == 0:
+                say(f'  {seen} of {len(pinned)}')
+        elif line.startswith('Installing '):
+            say('  installing')
+
+    pip(f'cannot install {shown(release.lock)}', '--python', python,
+        'install', '--progress-bar=off', '--no-warn-script-location',
+        '--requirement', str(release.lock), line=progress)
+    with scratch() as folder:
+        pip(f'cannot install {release.base}', '--python', python, 'install',
+            '--no-deps', '--no-index', '--no-warn-script-location',
+            str(_pointer(release, folder)))
+    say(f'installed {shown(env)} ({clock})')
+
+
+def _pointer(release, folder):
+    """Write a wheel that only points to the built tree.
+
+    That is what an editable install makes too, but pip makes it by running
+    the tree's build, which writes into the tree. pip makes the scripts of
+    this one. Its metadata are the sdist's own.
+    """
+    tree = BUILD / release.name
+    infos = list(tree.glob('*.egg-info'))
+    if len(infos) != 1:
+        raise Error(f'{shown(tree)} is not built')
+    stem = f'{release.base}-{release.version}'
+    info = f'{stem}.dist-info'
+    files = {
+        f'{release.base}-series.pth': f'{tree}\n'.encode(),
+        f'{info}/METADATA': (infos[0] / 'PKG-INFO').read_bytes(),
+        f'{info}/WHEEL': b'Wheel-Version: 1.0\nGenerator: series\n'
+                         b'Root-Is-Purelib: true\nTag: py3-none-any\n',
+    }
+    for name in ('entry_points.txt', 'pbr.json'):
+        path = infos[0] / name
+        if path.is_file():
+            files[f'{info}/{name}'] = path.read_bytes()
+    files[f'{info}/RECORD'] = _record(files, info)
+    wheel = Path(folder) / f'{stem}-py3-none-any.whl'
+    with zipfile.ZipFile(wheel, 'w') as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return wheel
+
+
+def _record(files, info):
+    lines = []
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
+        lines.append(f'{name},sha256={digest.decode().rstrip("=")},'
+                     f'{len(data)}')
+    return '\n'.join([*lines, f'{info}/RECORD,,', '']).encode()

@@ -1,0 +1,455 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Build the series into a git repository, a patch set or a wheel.
+
+Needs Python 3.11, git and pip, and nothing else. build/RELEASE is a git
+repository: the base's source distribution tagged ``base``, then one commit
+for each folder of series/<base>/. It is where changes are tested and
+edited; ``refresh`` writes what was committed there back.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+import re
+import sys
+import tarfile
+import zipfile
+
+import changes
+from common import BUILD
+from common import Clock
+from common import encode
+from common import Error
+from common import git
+from common import GitError
+from common import guarded
+from common import locked
+from common import pip
+from common import PipError
+from common import ROOT
+from common import say
+from common import scratch
+from common import shown
+
+# The base commit's date; each change is a second younger.
+EPOCH = 1790812800
+
+# What tests and tools leave behind in a tree; the sdist has no .gitignore.
+EXCLUDE = '__pycache__/\n*.py[co]\n.stestr/\n.coverage*\n.tox/\n'
+
+
+# The base ------------------------------------------------------------------
+
+def sdist(release):
+    """Return the base's source distribution, downloaded once.
+
+    :raises: Error if pip fails or the file is not the one in releases.toml
+    """
+    cached = BUILD / 'cache' / f'{release.base}-{release.version}.tar.gz'
+    if not cached.exists():
+        say(f'downloading {release.base} {release.version}')
+        _download(release, cached)
+    with cached.open('rb') as file:
+        got = hashlib.file_digest(file, 'sha256').hexdigest()
+    if got != release.sha256:
+        raise Error(f'{shown(cached)} has sha256 {got}, and not '
+                    f'{release.sha256}; remove it or correct releases.toml')
+    return cached
+
+
+def _download(release, target):
+    what = f'{release.base} {release.version}'
+    with scratch() as folder:
+        # With its hash required, pip refuses a wrong file before it runs
+        # anything of it (pip runs a sdist's build backend to download it).
+        wanted = folder / 'requirements.txt'
+        wanted.write_text(f'{release.base}=={release.version} '
+                          f'--hash=sha256:{release.sha256}\n')
+        try:
+            pip(f'cannot download {what}', 'download', '--no-deps',
+                '--no-binary', release.base, '--require-hashes',
+                '--requirement', str(wanted), '--dest', str(folder / 'got'))
+        except PipError as error:
+            got = [line.split()[-1] for line in error.printed
+                   if re.match(r'Got +[0-9a-f]{64}$', line)]
+            if got:
+                raise Error(f'{what} has sha256 {got[0]}, and not '
+                            f'{release.sha256}')
+            raise
+        target.parent.mkdir(exist_ok=True)
+        next((folder / 'got').iterdir()).replace(target)
+
+
+def unpack(archive, target):
+    """Unpack a source distribution, without its one top folder.
+
+    Only names, contents and the executable bit are taken: owners would
+    make git refuse the tree, and a path may not lead out of it.
+
+    :raises: Error if it holds anything but plain files and folders
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            if (member.name.startswith('/') or '..' in parts
+                    or '.git' in parts or not (member.isreg()
+                                               or member.isdir())):
+                raise Error(f'{shown(archive)} holds {member.name}, which '
+                            f'is not a plain file')
+            if member.isreg():
+                data = tar.extractfile(member).read()
+                file = changes.File(data, bool(member.mode & 0o100))
+                file.write(target.joinpath(*parts[1:]))
+
+
+# The tree ------------------------------------------------------------------
+
+def assemble(release, series, tree):
+    """Make the git repository: the base, then a commit for each change."""
+    unpack(sdist(release), tree)
+    git(tree, 'init', '--quiet', '--template=', '--initial-branch=main',
+        '--object-format=sha1')
+    # For whoever works in the tree with a configuration of their own.
+    git(tree, 'config', 'core.autocrlf', 'false')
+    git(tree, 'config', 'core.fileMode', 'true')
+    git(tree, 'add', '--all', '--force')
+    _commit(tree, f'{release.base} {release.version}\n', EPOCH)
+    git(tree, 'tag', 'base')
+    (tree / '.git' / 'info').mkdir(exist_ok=True)
+    (tree / '.git' / 'info' / 'exclude').write_text(EXCLUDE)
+    for place, change in enumerate(series, 1):
+        for path, file in change.adds.items():
+            if (tree / path).exists():
+                raise Error(f'{change.name} adds {path}, which is there '
+                            f'already')
+            file.write(tree / path)
+            git(tree, 'add', '--force', '--', path)
+        if change.patch:
+            _edit(release, change, tree)
+        _commit(tree, change.message, EPOCH + place)
+
+
+def _commit(tree, message, date):
+    git(tree, 'commit', '--quiet', '--no-verify', '--cleanup=verbatim',
+        '--file=-', data=message, date=date)
+
+
+def _edit(release, change, tree):
+    # git apply also takes a hunk whose lines stand elsewhere by now, and
+    # tells it only with --verbose. One line of context is too little to
+    # trust it with the place.
+    try:
+        notes = git(tree, 'apply', '--index', '--whitespace=nowarn',
+                    '--verbose', '-', data=change.patch, notes=True)
+    except GitError as error:
+        notes = error.stderr
+        found = (re.search(r'^error: patch failed: (.+):\d+$', notes, re.M)
+                 or re.search(r'^error: (.+?): ', notes, re.M))
+        if not found:
+            raise Error(f'{change.name}: {error}')
+        where = found[1]
+    else:
+        found = re.search(r'^Hunk #\d+ succeeded at \d+ \(offset', notes,
+                          re.M)
+        if not found:
+            return
+        files = re.findall(r'^Checking patch (.+)\.\.\.$',
+                           notes[:found.start()], re.M)
+        where = f'{files[-1]} (its lines have moved)'
+    raise Error(f'{change.name} does not apply to {where} in '
+                f'{release.base} {release.version}')
+
+
+def state(tree, key):
+    """What the last build noted in a tree: its ``digest`` or ``head``."""
+    return git(tree, 'config', '--default', '', f'series.{key}').strip()
+
+
+def _note(tree, digest):
+    head = git(tree, 'rev-parse', 'HEAD').strip()
+    git(tree, 'config', 'series.head', head)
+    git(tree, 'config', 'series.digest', digest)
+
+
+def dirty(tree):
+    return bool(git(tree, 'status', '--porcelain'))
+
+
+def edited(tree):
+    """Whether a tree holds anything that its last build did not make."""
+    head = state(tree, 'head')
+    return (not head or dirty(tree)
+            or git(tree, 'rev-parse', 'HEAD').strip() != head
+            or bool(git(tree, 'rev-list', '--all', '--not', head)))
+
+
+def build(release):
+    """Build build/RELEASE, unless it is up to date, and return it.
+
+    :raises: Error if that would lose what somebody did there
+    """
+    with locked():
+        return _build(release)
+
+
+def _build(release):
+    clock = Clock()
+    series = changes.changes(release)
+    digest = changes.digest(release, series)
+    for path in changes.forgotten(release, series):
+        say(f'warning: no change adds {path}')
+    tree = BUILD / release.name
+    if tree.exists():
+        if not (tree / '.git').is_dir():
+            raise Error(f'{shown(tree)} is not a tree this tool built; '
+                        f'remove it')
+        if state(tree, 'digest') == digest:
+            note = ', with edits of your own' if edited(tree) else ''
+            say(f'{shown(tree)} is up to date{note}')
+            return tree
+        if edited(tree):
+            raise Error(f'{shown(tree)} has edits that a build would lose: '
+                        f'"refresh {release.name}" keeps them, or remove it')
+    with scratch() as folder:
+        assemble(release, series, folder / 'new')
+        _note(folder / 'new', digest)
+        if tree.exists():
+            tree.rename(folder / 'old')
+        (folder / 'new').rename(tree)
+    say(f'built {shown(tree)}: {len(series)} changes on {release.base} '
+        f'{release.version} ({clock})')
+    return tree
+
+
+def pristine(release):
+    """Build a release and return its tree, which must have no edits.
+
+    :raises: Error if it has
+    """
+    tree = build(release)
+    if edited(tree):
+        raise Error(f'{shown(tree)} has edits: "refresh {release.name}" '
+                    f'them first, or undo them')
+    return tree
+
+
+# The way back --------------------------------------------------------------
+
+def refresh(release):
+    """Write the commits of build/RELEASE back into this repository.
+
+    :raises: Error if either side has changes that this would lose, or if
+        the commits do not make a series
+    """
+    with locked():
+        tree = BUILD / release.name
+        if not tree.exists():
+            raise Error(f'{shown(tree)} is not built')
+        old = changes.changes(release)
+        if state(tree, 'digest') != changes.digest(release, old):
+            raise Error(f'the series changed here since {shown(tree)} was '
+                        f'built; undo that, or build again')
+        if dirty(tree):
+            raise Error(f'{shown(tree)} has edits that are not committed; '
+                        f'commit or amend them first')
+        new = changes.rename(old, _commits(tree))
+        with scratch() as folder:
+            # The proof comes before the first file is written: what is
+            # stored builds to what was committed.
+            assemble(release, new, folder / 'new')
+            if _root(folder / 'new') != _root(tree):
+                raise Error(f'the commits of {shown(tree)} do not build to '
+                            f'the same files; nothing was written')
+            changes.store(release, old, new)
+            git(tree, 'fetch', '--quiet', str(folder / 'new'), 'HEAD')
+        git(tree, 'reset', '--quiet', '--soft', 'FETCH_HEAD')
+        _note(tree, changes.digest(release, new))
+    say(f'{shown(release.folder)} holds the {len(new)} changes of '
+        f'{shown(tree)}')
+
+
+def _root(tree):
+    return git(tree, 'rev-parse', 'HEAD^{tree}')
+
+
+def _commits(tree):
+    """The commits of a tree as changes, their numbers still to be given."""
+    if git(tree, 'rev-list', '--max-count=1', 'base', '--not', 'HEAD'):
+        raise Error(f'{shown(tree)}: HEAD does not descend from base')
+    if git(tree, 'rev-list', '--merges', 'base..HEAD'):
+        raise Error(f'{shown(tree)} has a merge commit; a series is a line')
+    base = set(_split(git(tree, 'ls-tree', '-r', '-z', '--name-only',
+                          'base')))
+    found, adders = [], {}
+    for commit in git(tree, 'rev-list', '--reverse', 'base..HEAD').split():
+        change = _change(tree, commit, base)
+        for other in found:
+            if other.key == change.key:
+                raise Error(f'two commits of {shown(tree)} are '
+                            f'{change.key}')
+        for path in change.adds:
+            if path in adders:
+                raise Error(
+                    f'{path} is added by "{adders[path]}" and changed again '
+                    f'by "{change.subject}"; one change adds a file whole')
+            adders[path] = change.subject
+        found.append(change)
+    return found
+
+
+def _change(tree, commit, base):
+    message = git(tree, 'cat-file', 'commit', commit).partition('\n\n')[2]
+    if not message.endswith('\n'):
+        message += '\n'
+    subject = message.partition('\n')[0]
+    paths = _split(git(tree, 'diff-tree', '-r', '-z', '--no-renames',
+                       '--name-only', f'{commit}^', commit))
+    adds = {}
+    for path in paths:
+        if path in base:
+            continue
+        mode = git(tree, 'ls-tree', commit, '--', path)[:6]
+        if mode not in ('100644', '100755'):
+            raise Error(f'"{subject}" removes {path}, which another change '
+                        f'adds' if not mode else
+                        f'"{subject}" adds {path}, which is not a plain '
+                        f'file')
+        data = encode(git(tree, 'cat-file', 'blob', f'{commit}:{path}'))
+        adds[path] = changes.File(data, mode == '100755')
+    edits = [path for path in paths if path in base]
+    patch = _patch(tree, commit, edits) if edits else ''
+    if '\nBinary files ' in patch:
+        raise Error(f'"{subject}" edits a binary file')
+    if not paths:
+        raise Error(f'"{subject}" is an empty commit')
+    return changes.Change('', message, adds, patch)
+
+
+def _split(text):
+    return text.rstrip('\0').split('\0') if text else []
+
+
+def _patch(tree, commit, paths):
+    # Without the index lines, whose blob ids change in each change that
+    # edits the same file whenever one before it does.
+    text = git(tree, 'diff', '--unified=1', '--no-color', '--no-renames',
+               '--no-ext-diff', '--no-textconv', '--src-prefix=a/',
+               '--dst-prefix=b/', f'{commit}^', commit, '--', *paths)
+    return re.sub(r'^index [0-9a-f]+\.\.[0-9a-f]+.*\n', '', text,
+                  flags=re.MULTILINE)
+
+
+# What others get -----------------------------------------------------------
+
+def export(release, folder):
+    """Write the changes as patches, and quilt's list of them, to a folder.
+
+    :raises: Error if there is anything in it
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Error(f'{folder} is there already, and not an empty folder')
+    tree = pristine(release)
+    series = changes.changes(release)
+    commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
+    patches = {}
+    for place, (change, commit) in enumerate(zip(series, commits), 1):
+        patches[f'{place:04}-{change.slug}.patch'] = git(
+            tree, 'format-patch', '-1', '--stdout', '--no-numbered',
+            '--no-signature', '--zero-commit', '--full-index', '--no-stat',
+            '--no-renames', commit)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in patches.items():
+        (folder / name).write_bytes(encode(text))
+    (folder / 'series').write_text(''.join(f'{name}\n' for name in patches))
+    say(f'wrote {len(patches)} patches and a quilt series to {folder}')
+
+
+def wheel(release):
+    """Write the wheel of the built tree to dist/ and return its path.
+
+    :raises: Error if pip fails
+    """
+    clock = Clock()
+    tree = pristine(release)
+    say(f'building the wheel of {release.base} {release.local_version}')
+    with locked(), scratch() as folder:
+        # A copy, because a build writes beside what it reads.
+        git(tree, 'archive', f'--output={folder / "tree.tar"}',
+            '--prefix=tree/', 'HEAD')
+        unpack(folder / 'tree.tar', folder / 'tree')
+        pip(f'cannot build the wheel of {release.base}', 'wheel',
+            '--no-deps', '--wheel-dir', str(folder / 'dist'),
+            str(folder / 'tree'), environ=_wheel_environ(release))
+        made, = (folder / 'dist').iterdir()
+        _verify(release, made, tree)
+        target = ROOT / 'dist' / made.name
+        target.parent.mkdir(exist_ok=True)
+        made.replace(target)
+    say(f'{shown(target)} ({clock})')
+    return target
+
+
+def _wheel_environ(release):
+    # pbr would ask the git repository it is in, which is this one.
+    return {'PBR_VERSION': release.local_version,
+            'GIT_CEILING_DIRECTORIES': str(BUILD),
+            'SKIP_GIT_SDIST': '1', 'SKIP_GENERATE_AUTHORS': '1',
+            'SKIP_WRITE_GIT_CHANGELOG': '1',
+            'SOURCE_DATE_EPOCH': str(EPOCH)}
+
+
+def _verify(release, made, tree):
+    name = re.sub(r'[-_.]+', '_', release.base)
+    wanted = f'{name}-{release.local_version}-py3-none-any.whl'
+    if made.name != wanted:
+        raise Error(f'the wheel is {made.name}, and not {wanted}')
+    with zipfile.ZipFile(made) as file:
+        missing = {path for path in git(tree, 'ls-files', '-z',
+                                        '*.py').split('\0')
+                   if path.startswith(f'{name}/')} - set(file.namelist())
+    if missing:
+        raise Error(f'the wheel lacks {min(missing)}')
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog='series', description=__doc__.partition('\n')[0])
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, text in (
+            ('build', 'make build/RELEASE, a commit for each change'),
+            ('refresh', 'write commits made in build/RELEASE back'),
+            ('export', 'write patches for git am, patch and quilt'),
+            ('wheel', 'write a wheel to dist/'),
+            ('check', 'run the tests that are touched, after each change')):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument('release', metavar='RELEASE')
+        if name == 'export':
+            command.add_argument('folder', metavar='DIR', type=Path)
+        if name == 'check':
+            command.add_argument('--from', dest='start', metavar='NN',
+                                 default='', help='begin with this change')
+    args = parser.parse_args(argv)
+    release = changes.release(args.release)
+    if args.command == 'export':
+        export(release, args.folder)
+    elif args.command == 'check':
+        import check
+        check.check(release, pristine(release), args.start)
+    else:
+        {'build': build, 'refresh': refresh,
+         'wheel': wheel}[args.command](release)
+
+
+if __name__ == '__main__':
+    sys.exit(guarded('series', main))

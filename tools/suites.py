@@ -1,0 +1,150 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Choose test modules and run them with stestr, in nova's two modes."""
+
+import dataclasses
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+
+from common import BUILD
+
+# How nova chooses its concurrency mode; its tests follow.
+MODES = {'threading': 'True', 'eventlet': 'False'}
+
+# stestr discovers by importing all that is under a path, which for nova
+# takes longer than the tests chosen here. It gets a path with this in it.
+LOADER = '''\
+NAMES = {names!r}
+
+
+def load_tests(loader, tests, pattern):
+    return loader.loadTestsFromNames(NAMES)
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How many tests had which end."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other):
+        return Result(self.passed + other.passed,
+                      self.failed + other.failed,
+                      self.skipped + other.skipped)
+
+    def __str__(self):
+        return (f'{self.passed} passed, {self.failed} failed, '
+                f'{self.skipped} skipped')
+
+    @property
+    def total(self):
+        return self.passed + self.failed + self.skipped
+
+
+def modules(tree, path):
+    """The dotted names of the test modules at a path of a tree."""
+    found = tree / path
+    files = [found] if found.is_file() else found.rglob('test_*.py')
+    return sorted('.'.join(file.relative_to(tree).with_suffix('').parts)
+                  for file in files)
+
+
+def touched(tree, kind, edited):
+    """The test modules to run when files of nova were edited.
+
+    :param tree: a nova tree, with all or some of the series' changes
+    :param kind: unit or functional
+    :param edited: repository paths of nova's own files
+    :returns: dotted names: the series' own tests, and nova's unit tests
+        of each edited module, or of its package if it has none
+    """
+    root = f'nova/tests/{kind}'
+    found = set(modules(tree, f'{root}/workers'))
+    for name in map(Path, edited):
+        if name.is_relative_to(root):
+            if name.match('test_*.py') and (tree / name).is_file():
+                found.update(modules(tree, name))
+        elif (kind == 'unit' and name.suffix == '.py'
+                and not name.is_relative_to('nova/tests')):
+            for path in _tests_of(tree, root, name):
+                found.update(modules(tree, path))
+    return sorted(found)
+
+
+def _tests_of(tree, root, name):
+    inside = Path(*name.parts[1:])
+    while inside.name:
+        folder = inside.parent
+        paths = [Path(root) / folder / f'test_{inside.stem}.py']
+        if inside.suffix == '':
+            paths.append(Path(root) / inside)
+        there = [path for path in paths if (tree / path).exists()]
+        if there:
+            return there
+        inside = folder
+    return []
+
+
+def run(python, name, tree, names, mode=None, args=(), line=None):
+    """Run test modules and return a Result.
+
+    :param python: the environment's Python
+    :param name: a name for this run's files in build/stestr/
+    :param tree: where to run them; it comes first on the Python path
+    :param mode: one of MODES
+    :param args: more arguments for ``stestr run``, a filter for example
+    :param line: called with each line that stestr prints
+    """
+    folder = BUILD / 'stestr' / name
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / 'select').mkdir(parents=True)
+    (folder / 'select' / 'test_select.py').write_text(
+        LOADER.format(names=names))
+    environ = {**os.environ, 'LC_ALL': 'C.UTF-8', 'LANGUAGE': 'en_US',
+               'PYTHONPATH': str(tree), 'OS_STDOUT_CAPTURE': '1',
+               'OS_STDERR_CAPTURE': '1'}
+    environ.setdefault('OS_TEST_TIMEOUT', '160')
+    if mode:
+        environ['OS_NOVA_DISABLE_EVENTLET_PATCHING'] = MODES[mode]
+    return _stestr(
+        [python, '-m', 'stestr', '--repo-url', folder,
+         '--test-path', folder / 'select', '--top-dir', folder / 'select',
+         'run', *args], tree, environ, line or (lambda text: None))
+
+
+def _stestr(command, tree, environ, line):
+    counts = {}
+    unmatched = False
+    pipe = subprocess.Popen(
+        list(map(str, command)), cwd=tree, env=environ, text=True,
+        errors='replace', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with pipe:
+        for text in pipe.stdout:
+            line(text)
+            found = re.match(r' - ([A-Z][A-Za-z ]+): (\d+)$', text)
+            if found:
+                counts[found[1]] = int(found[2])
+            if "regex doesn't match with anything" in text:
+                unmatched = True
+    passed = counts.get('Passed', 0) + counts.get('Expected Fail', 0)
+    failed = counts.get('Failed', 0) + counts.get('Unexpected Success', 0)
+    if pipe.returncode and not failed and not unmatched:
+        # A module that cannot be imported, a worker that died.
+        failed = 1
+    return Result(passed, failed, counts.get('Skipped', 0))
