@@ -120,6 +120,7 @@ class Callers:
 
     def _run(self):
         while not self._stop.is_set() and self.elapsed() < self.limit:
+            began = self.elapsed()
             try:
                 self.client.ping(self.server, self.timeout)
                 outcome = 'answered'
@@ -129,17 +130,20 @@ class Callers:
                 outcome = 'failed'
                 self._stop.wait(0.1)
             # Appending is atomic.
-            self._calls.append((self.elapsed(), outcome))
+            self._calls.append((began, self.elapsed(), outcome))
 
     def elapsed(self):
         """Seconds since the start."""
         return time.monotonic() - self.began
 
-    def counts(self, since=0, until=float('inf')):
-        """What ended between two times, in seconds since the start."""
+    def counts(self, since=0, until=float('inf'), began=0):
+        """What ended between two times, in seconds since the start.
+
+        :param began: leave out the calls that began before
+        """
         found = collections.Counter(
-            outcome for when, outcome in list(self._calls)
-            if since <= when < until)
+            outcome for start, end, outcome in list(self._calls)
+            if since <= end < until and start >= began)
         return Counts(*(found[name] for name in Counts._fields))
 
     def timeline(self, width=5):

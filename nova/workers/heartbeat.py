@@ -82,7 +82,7 @@ class Heartbeat:
         """The RPC server for requests and for the worker's own messages."""
         self._rpcserver = rpcserver.RPCServer(
             target, endpoints + [_Endpoint(self._beat)], serializer,
-            on_begin=self._alive)
+            self._alive)
         return self._rpcserver
 
     def join(self, host, topic, service):
@@ -177,19 +177,11 @@ class Heartbeat:
 
     def _check(self):
         """Pause or resume the RPC server, and tell if the worker is alive."""
-        server = self._rpcserver
-        if server.paused:
-            if self._waiting is None or not server.full:
-                if server.resume():
-                    LOG.info('Worker %s takes requests again',
-                             self._server.host)
-        elif self._blocked() and server.pause():
-            LOG.warning(
-                'Worker %(host)s takes no more requests: all %(threads)d '
-                'threads of its dispatch pool are busy and have begun '
-                'nothing for %(seconds)d seconds',
-                {'host': self._server.host, 'threads': server.pool_size,
-                 'seconds': time.monotonic() - server.begun})
+        if self._rpcserver.paused:
+            if self._waiting is None or not self._rpcserver.full:
+                self._rpcserver.resume()
+        elif self._blocked():
+            self._rpcserver.pause()
         if not self._stuck():
             self._alive()
 

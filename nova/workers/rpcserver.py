@@ -31,15 +31,21 @@ LOG = logging.getLogger(__name__)
 class RPCServer:
     """What nova.rpc.get_server() returns, but one that can pause.
 
-    :param args: the arguments for nova.rpc.get_server()
+    :param target: the oslo_messaging.Target to serve, whose server is the
+        worker host
+    :param endpoints: see nova.rpc.get_server()
+    :param serializer: see nova.rpc.get_server()
     :param on_begin: called without arguments whenever a message begins to run
     """
 
-    def __init__(self, *args, on_begin):
-        self._args = args
+    def __init__(self, target, endpoints, serializer, on_begin):
+        self._target = target
+        self._endpoints = endpoints
+        self._serializer = serializer
         self._on_begin = on_begin
         self._lock = threading.Lock()
         self._stopped = False
+        self._pausing = None
         #: Whether it takes no messages for the time being.
         self.paused = False
         #: When a message last began to run, in seconds of time.monotonic().
@@ -47,7 +53,8 @@ class RPCServer:
         self._make()
 
     def _make(self):
-        self._server = rpc.get_server(*self._args)
+        self._server = rpc.get_server(
+            self._target, self._endpoints, self._serializer)
         self._dispatcher = _CountingDispatcher(
             self._server.dispatcher, self._begin)
         self._server.dispatcher = self._dispatcher
@@ -64,51 +71,68 @@ class RPCServer:
         self._server.wait()
 
     @property
-    def pool_size(self):
-        """How many messages can run at the same time."""
-        return self._server.conf.executor_thread_pool_size
-
-    @property
     def full(self):
         """Whether a message that is read now has to wait for another."""
-        return self._dispatcher.running >= self.pool_size
+        return self._dispatcher.running >= self._pool_size
+
+    @property
+    def _pool_size(self):
+        return self._server.conf.executor_thread_pool_size
 
     def pause(self):
         """Take no more messages; those that were read stay.
 
-        Returns at once. Messages that the broker has sent but that were not
-        read, at most the prefetch count, are not acknowledged.
-
-        :returns: whether it pauses; False once it was stopped for good
+        Returns at once. What the broker has sent, but was not read, goes back
+        to it, so that others get it. Does nothing once stopped for good.
         """
         with self._lock:
-            if self._stopped:
-                return False
+            if self._stopped or self.paused:
+                return
             self.paused = True
-            # It waits for the listener, which may be about to reconnect.
-            _spawn(self._server.stop)
-            return True
+            LOG.warning(
+                'Worker %(host)s takes no more requests: all %(threads)d '
+                'threads of its dispatch pool are busy and have begun '
+                'nothing for %(seconds)d seconds',
+                {'host': self._target.server, 'threads': self._pool_size,
+                 'seconds': time.monotonic() - self.begun})
+            # In a thread, as the listener may be about to reconnect.
+            self._pausing = _spawn(self._close, self._server)
 
     def resume(self):
         """Take messages again, with a new dispatch pool.
 
         Returns at once. Threads of the old pool may be blocked still. What
         they run, and what waits for them, is done if and when they get free.
-
-        :returns: whether it resumes; False once it was stopped for good
+        Does nothing once stopped for good.
         """
         with self._lock:
-            if self._stopped:
-                return False
-            _spawn(_finish, self._server)
+            if self._stopped or not self.paused:
+                return
+            _spawn(self._finish, self._server)
             self._make()
             self.paused = False
-            _spawn(self._server.start)
-            return True
+            _spawn(self._start_again, self._server, self._pausing)
 
     def _begin(self):
         self.begun = time.monotonic()
         self._on_begin()
+
+    def _close(self, server):
+        """Stop a server, without the wait for what it runs."""
+        server.stop()
+        # Until it is closed, the broker goes on sending to the connection.
+        server.listener.cleanup()
+
+    def _finish(self, server):
+        """Let a closed server run what it has read."""
+        server.stop()
+        server.wait()
+
+    def _start_again(self, server, pausing):
+        # Nothing new shall go the old way.
+        pausing.join()
+        server.start()
+        LOG.info('Worker %s takes requests again', self._target.server)
 
 
 class _CountingDispatcher:
@@ -131,13 +155,14 @@ class _CountingDispatcher:
                 self.running -= 1
 
 
-def _finish(server):
-    try:
-        server.stop()
-        server.wait()
-    except Exception:
-        LOG.exception('Error while closing a paused RPC server')
-
-
 def _spawn(function, *args):
-    threading.Thread(target=function, args=args, daemon=True).start()
+    """Run a function in a thread, and log what it raises."""
+    def run():
+        try:
+            function(*args)
+        except Exception:
+            LOG.exception('Unexpected error in a pausing RPC server')
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread

@@ -14,8 +14,14 @@ import threading
 import time
 from unittest import mock
 
+import oslo_messaging as messaging
+
 from nova import test
 from nova.workers import rpcserver
+
+
+# The real one, while that of the module under test is replaced.
+Thread = threading.Thread
 
 
 class FakeServer:
@@ -27,6 +33,16 @@ class FakeServer:
         for method in ('start', 'stop', 'wait'):
             setattr(self, method,
                     lambda method=method: calls.append((name, method)))
+        self.listener = mock.Mock()
+        self.listener.cleanup = lambda: calls.append((name, 'close'))
+
+
+class FakeThread:
+    """A thread that has run once it was started."""
+
+    def __init__(self, target, daemon):
+        self.start = target
+        self.join = lambda: None
 
 
 class RPCServerTestCase(test.NoDBTestCase):
@@ -37,12 +53,13 @@ class RPCServerTestCase(test.NoDBTestCase):
         self.servers = []
         self.get_server = self.useFixture(test.fixtures.MockPatchObject(
             rpcserver.rpc, 'get_server', side_effect=self._get_server)).mock
-        self.useFixture(test.fixtures.MockPatchObject(
-            rpcserver, '_spawn',
-            side_effect=lambda function, *args: function(*args)))
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.rpcserver.threading.Thread', FakeThread))
         self.on_begin = mock.Mock()
+        self.target = messaging.Target(
+            topic='scheduler', server='node-1-worker-2')
         self.server = rpcserver.RPCServer(
-            'target', 'endpoints', 'serializer', on_begin=self.on_begin)
+            self.target, 'endpoints', 'serializer', self.on_begin)
 
     def _get_server(self, *args):
         self.servers.append(FakeServer(self.calls, len(self.servers) + 1))
@@ -50,7 +67,7 @@ class RPCServerTestCase(test.NoDBTestCase):
 
     def test_stands_in_for_what_it_wraps(self):
         self.get_server.assert_called_once_with(
-            'target', 'endpoints', 'serializer')
+            self.target, 'endpoints', 'serializer')
         self.server.start()
         self.server.stop()
         self.server.wait()
@@ -89,7 +106,7 @@ class RPCServerTestCase(test.NoDBTestCase):
         before = self.server.begun
         dispatcher = self.servers[0].dispatcher
         dispatcher._dispatcher.dispatch = run
-        threads = [threading.Thread(target=dispatcher.dispatch, args=(None,))
+        threads = [Thread(target=dispatcher.dispatch, args=(None,))
                    for _n in range(2)]
         self.assertFalse(self.server.full)
         threads[0].start()
@@ -112,16 +129,34 @@ class RPCServerTestCase(test.NoDBTestCase):
 
     def test_pause_and_resume(self):
         self.server.start()
-        self.assertTrue(self.server.pause())
+        self.server.begun -= 20
+        self.server.pause()
         self.assertTrue(self.server.paused)
-        self.assertEqual([(1, 'start'), (1, 'stop')], self.calls)
-        self.assertTrue(self.server.resume())
+        # Closed at once, while what it runs goes on.
+        self.assertEqual([(1, 'start'), (1, 'stop'), (1, 'close')],
+                         self.calls)
+        self.assertIn(
+            'Worker node-1-worker-2 takes no more requests: all 2 threads of '
+            'its dispatch pool are busy and have begun nothing for 20 '
+            'seconds', self.stdlog.logger.output)
+        self.server.resume()
         self.assertFalse(self.server.paused)
         # The old one is finished, a new one takes over.
         self.assertEqual([(1, 'stop'), (1, 'wait'), (2, 'start')],
-                         self.calls[2:])
+                         self.calls[3:])
+        self.assertIn('Worker node-1-worker-2 takes requests again',
+                      self.stdlog.logger.output)
         self.server.stop()
         self.assertEqual((2, 'stop'), self.calls[-1])
+
+    def test_resumes_once_the_old_one_is_closed(self):
+        self.server.start()
+        self.server.pause()
+        self.server._pausing = mock.Mock()
+        self.server._pausing.join.side_effect = (
+            lambda: self.assertNotIn((2, 'start'), self.calls))
+        self.server.resume()
+        self.assertIn((2, 'start'), self.calls)
 
     def test_resumed_server_is_not_full_of_the_old_threads(self):
         self.servers[0].dispatcher.running = 2
@@ -130,25 +165,34 @@ class RPCServerTestCase(test.NoDBTestCase):
         self.server.resume()
         self.assertFalse(self.server.full)
 
+    def test_once(self):
+        self.server.start()
+        self.server.resume()
+        self.assertEqual(1, len(self.servers))
+        for _call in range(2):
+            self.server.pause()
+        self.assertEqual(1, self.calls.count((1, 'close')))
+
     def test_stopped_for_good(self):
         self.server.start()
         self.server.stop()
-        self.assertFalse(self.server.pause())
+        self.server.pause()
         self.assertFalse(self.server.paused)
-        self.assertFalse(self.server.resume())
+        self.server.resume()
         self.assertEqual(1, len(self.servers))
+        self.assertNotIn('takes', self.stdlog.logger.output)
 
     def test_paused_and_then_stopped_for_good(self):
         self.server.start()
         self.server.pause()
         self.server.stop()
-        self.assertFalse(self.server.resume())
+        self.server.resume()
         self.assertEqual(1, len(self.servers))
 
-    def test_error_while_finishing_is_logged(self):
+    def test_error_while_closing_is_logged(self):
         self.server.start()
+        self.servers[0].stop = mock.Mock(side_effect=test.TestingException)
         self.server.pause()
-        self.servers[0].wait = mock.Mock(side_effect=test.TestingException)
-        self.assertTrue(self.server.resume())
-        self.assertIn('Error while closing a paused RPC server',
+        self.assertTrue(self.server.paused)
+        self.assertIn('Unexpected error in a pausing RPC server',
                       self.stdlog.logger.output)

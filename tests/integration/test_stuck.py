@@ -1,0 +1,213 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A stuck worker is seen, costs few requests, and is replaced."""
+
+import time
+
+import ddt
+
+from lab import rpc
+from tests.integration import base
+
+# What the other two of three workers have to answer, of what three did.
+GOODPUT = 0.55
+PREFETCH = 4
+POOL = 8
+STUCK = 2
+HOST = f'{base.NODE}-worker-{STUCK}'
+
+SMALL_POOL = {'executor_thread_pool_size': POOL}
+REPLACE = {'worker_timeout': base.WORKER_TIMEOUT}
+# From the fault to the new process, and to the record that is down.
+REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 3
+DOWN = base.SERVICE_DOWN_TIME + base.REPORT_INTERVAL
+
+
+class StuckTestCase(base.LabTestCase):
+
+    def begin(self, mode, default=None, scheduler=None, callers=True):
+        """Three workers under eight callers, at a healthy rate."""
+        self.made = self.cloud({'DEFAULT': default or {},
+                                'scheduler': scheduler or {}})
+        self.scheduler = self.start(self.made, workers=3, mode=mode)
+        self.before = self.pids(self.scheduler)
+        self.worker = self.scheduler.workers()[STUCK]
+        client = self.enterContext(self.made.client())
+        self.callers = self.enterContext(rpc.Callers(
+            client, 8, timeout=base.CALL_TIMEOUT))
+        # Connections, thread pools and caches are made in the first calls.
+        self.callers.rate(2)
+        self.healthy = self.callers.rate(5)
+        self.assertGreater(self.healthy, 20)
+
+    def fault(self, function, *args):
+        self.at = time.monotonic()
+        self.at_call = self.callers.elapsed()
+        function(self.worker, *args)
+
+    def since(self):
+        return time.monotonic() - self.at
+
+    def wait_down(self):
+        """The stuck worker's record turns down, and only that one.
+
+        Watched all the time, so that another record that turns down in
+        between does not go unseen.
+        """
+        others = self.hosts(self.scheduler) - {HOST}
+
+        def down():
+            up = self.up(self.made)
+            self.assertLessEqual(others, up)
+            return HOST not in up
+
+        self.made.wait(down, DOWN - self.since() + 0.5,
+                       f'the record of {HOST} to be down')
+
+    def wait_replaced(self):
+        """The stuck worker is back under its name, and no other was."""
+        self.made.wait(
+            lambda: self.pids(self.scheduler).get(
+                STUCK, self.before[STUCK]) != self.before[STUCK] and
+            STUCK in self.scheduler.consuming(),
+            REPLACED - self.since(), f'{HOST} to be replaced')
+        after = self.pids(self.scheduler)
+        self.assertEqual({n: pid for n, pid in self.before.items()
+                          if n != STUCK},
+                         {n: pid for n, pid in after.items() if n != STUCK})
+        log = self.scheduler.log()
+        self.assertEqual(1, log.count('replacing it'))
+        self.assertIn(f'Worker {HOST} (pid {self.before[STUCK]}) has begun '
+                      'no message for', log)
+        self.assertIn(f'Stacks of worker {HOST}:', log)
+        self.assertIn('most recent call first', log)
+
+    def check_goodput(self, seconds=3, looks=3):
+        """The callers get their answers, at the rate of two workers.
+
+        On a machine that does something else in between, a second or third
+        look counts; with a worker that takes requests along, none is good.
+        """
+        for _look in range(looks):
+            rate = self.callers.rate(seconds)
+            if rate >= GOODPUT * self.healthy:
+                return
+        self.fail(f'{rate:.0f} calls a second, of {self.healthy:.0f}; '
+                  'answered, lost and failed in each 5 s: '
+                  f'{self.callers.timeline()}')
+
+    def check_lost(self):
+        """The stuck worker holds what it prefetched, and no more.
+
+        The calls that were made already when it got stuck are left out: it
+        may have begun them, and nothing brings those back.
+        """
+        counts = self.callers.counts(began=self.at_call)
+        self.assertLessEqual(counts.lost, PREFETCH)
+        self.assertEqual(0, counts.failed)
+
+
+@ddt.ddt
+class StuckProcessTestCase(StuckTestCase):
+    """A process that reads no more."""
+
+    @ddt.data(*((mode, fault) for mode in base.MODES
+                for fault in ('stopped', 'gil held')))
+    @ddt.unpack
+    def test_seen_bounded_and_replaced(self, mode, fault):
+        self.begin(mode, scheduler=REPLACE)
+        if fault == 'stopped':
+            self.fault(self.made.faults.stop)
+        else:
+            self.fault(self.made.faults.hold_gil, 120)
+        self.check_goodput()
+        self.wait_down()
+        self.wait_replaced()
+        self.wait_up(self.made, self.scheduler)
+        self.check_goodput()
+        self.check_lost()
+
+    def test_unread_messages_are_not_lost(self):
+        self.begin('threading', scheduler=REPLACE)
+        self.callers.stop()
+        client = self.enterContext(self.made.client())
+        patient = rpc.Callers(client, 8, timeout=60)
+        self.fault(self.made.faults.stop)
+        with patient:
+            self.wait_replaced()
+        # Those it had prefetched went back, and were answered.
+        self.assertEqual(0, patient.counts().lost)
+        self.assertEqual(0, patient.counts().failed)
+
+
+@ddt.ddt
+class BlockedPoolTestCase(StuckTestCase):
+    """A process that reads but cannot run."""
+
+    @ddt.data(*base.MODES)
+    def test_replaced(self, mode):
+        self.begin(mode, SMALL_POOL, REPLACE)
+        self.fault(self.made.faults.block)
+        self.wait_down()
+        self.wait_replaced()
+        self.wait_up(self.made, self.scheduler)
+        self.check_goodput()
+
+    @ddt.data(*base.MODES)
+    def test_bounds_itself_and_serves_again(self, mode):
+        self.begin(mode, SMALL_POOL)
+        self.fault(self.made.faults.block)
+        self.wait_down()
+        recovered = 2 * base.REPORT_INTERVAL + base.CALL_TIMEOUT + 3
+        time.sleep(max(0, recovered - self.since()))
+        # For good: a second look after some more of the callers' timeouts.
+        for _look in range(3):
+            self.check_goodput()
+        self.assertIn(
+            f'Worker {HOST} takes no more requests: all {POOL} threads',
+            self.scheduler.log())
+        self.assertNotIn('takes requests again', self.scheduler.log())
+        self.assertEqual(self.before, self.pids(self.scheduler))
+
+        self.made.faults.free(self.worker)
+        self.made.wait(
+            lambda: f'Worker {HOST} takes requests again' in
+            self.scheduler.log(), 20, 'the worker to serve again')
+        self.wait_up(self.made, self.scheduler)
+        client = self.enterContext(self.made.client())
+        client.ping(HOST, timeout=10)
+        self.assertEqual(1, self.scheduler.log().count('takes no more'))
+        self.check_goodput()
+
+    @ddt.data(*base.MODES)
+    def test_busy_is_left_alone(self, mode):
+        # Two threads, and always more requests than that.
+        self.begin(mode, {'executor_thread_pool_size': 2}, REPLACE)
+        self.callers.stop()
+        self.made.faults.slow(self.worker, 1)
+        client = self.enterContext(self.made.client())
+        with rpc.Callers(client, 6, timeout=30, server=HOST) as busy:
+            # Longer than three intervals, and than the worker_timeout.
+            end = 1.5 * base.WORKER_TIMEOUT
+            while busy.elapsed() < end:
+                self.assertLessEqual(self.hosts(self.scheduler),
+                                     self.up(self.made))
+                time.sleep(0.5)
+            answered = busy.counts().answered
+        # Two a second: both threads were busy all the time.
+        self.assertGreater(answered, 2 * end * 0.7)
+        self.assertEqual(0, busy.counts().lost)
+        log = self.scheduler.log()
+        self.assertNotIn('takes no more requests', log)
+        self.assertNotIn('replacing it', log)
+        self.assertEqual(self.before, self.pids(self.scheduler))
