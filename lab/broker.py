@@ -22,7 +22,8 @@ import kombu
 
 from lab import process
 
-LOCAL = 'amqp://guest:guest@127.0.0.1:5672/'
+# Another vhost, say, lets two labs run on one broker.
+LOCAL = os.environ.get('LAB_AMQP_URL', 'amqp://guest:guest@127.0.0.1:5672/')
 SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
 
 # Seconds after which the broker drops a fanout or reply queue without a

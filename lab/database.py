@@ -82,6 +82,13 @@ class MariaDB:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
+    def query(self, statement):
+        """The rows that a statement of SQL returns."""
+        engine = sqlalchemy.create_engine(
+            self.url(), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            return connection.exec_driver_sql(statement).all()
+
     def answers(self):
         """Whether it answers and lets us in."""
         try:

@@ -30,9 +30,13 @@ from oslo_config import cfg
 from oslo_db import exception as db_exc
 from oslo_log import log as logging
 import oslo_messaging as messaging
+from oslo_utils import timeutils
 
 import nova.conf
 from nova import context
+from nova.db.main import api as main_db_api
+from nova.db.main import models
+from nova import exception
 from nova import objects
 from nova import rpc
 from nova.servicegroup import api
@@ -95,6 +99,8 @@ class Heartbeat:
         # Another process of this name goes on from that count. Leave one out,
         # so that both do not write the same by chance.
         service.service_ref.report_count += 1
+        service.service_ref.save = lambda: _save(
+            context.get_admin_context(), service.service_ref)
         target = messaging.Target(
             topic=topic, server=host, namespace=_Endpoint.target.namespace,
             version=_Endpoint.target.version)
@@ -258,6 +264,24 @@ class _Probe:
             self.answers = True
         else:
             self.answers = True
+
+
+@main_db_api.pick_context_manager_writer
+def _save(ctxt, service_ref):
+    """Write the heartbeat into the record, by one statement.
+
+    The workers of a node shared one record, and most of their heartbeats
+    changed nothing there. As each worker writes one of its own now, it does
+    so without reading it first, so that all in all it is no more.
+
+    :raises: nova.exception.ServiceNotFound if the record is gone
+    """
+    found = main_db_api.model_query(ctxt, models.Service).filter_by(
+        id=service_ref.id).update(
+            {'report_count': service_ref.report_count,
+             'last_seen_up': timeutils.utcnow()}, synchronize_session=False)
+    if not found:
+        raise exception.ServiceNotFound(service_id=service_ref.id)
 
 
 def _reconnect_time():

@@ -14,7 +14,11 @@
 
 import atexit
 import datetime
+import functools
+import importlib.util
 import os
+import subprocess
+import tempfile
 import time
 
 import testtools
@@ -67,6 +71,21 @@ def shared_database(server=None, transport_url=None):
             atexit.register(made.__exit__)
         _databases[key] = made
     return _databases[key]
+
+
+@functools.cache
+def stock_tree():
+    """A folder with nova as it is without the series, to run beside it."""
+    tree = os.path.dirname(os.path.dirname(
+        importlib.util.find_spec('nova').origin))
+    folder = tempfile.TemporaryDirectory(prefix='lab-stock-')
+    atexit.register(folder.cleanup)
+    archive = subprocess.run(
+        ['git', '-C', tree, 'archive', 'base', 'nova'], check=True,
+        stdout=subprocess.PIPE).stdout
+    subprocess.run(['tar', '-x', '-C', folder.name], input=archive,
+                   check=True)
+    return folder.name
 
 
 class LabTestCase(testtools.TestCase):

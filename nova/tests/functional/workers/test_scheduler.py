@@ -11,6 +11,7 @@
 # under the License.
 
 import datetime
+import time
 from unittest import mock
 
 import fixtures as fx
@@ -21,6 +22,7 @@ from nova import context
 from nova import objects
 from nova import rpc
 from nova.scheduler import rpcapi
+from nova import servicegroup
 from nova import test
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.functional import fixtures as func_fixtures
@@ -161,6 +163,54 @@ class WorkerHostsTestCase(WorkersTestCase):
         self.assertEqual(
             ['nova-scheduler:scheduler-node-1-worker-2'] * 2,
             [n['publisher_id'] for n in notifier.versioned_notifications])
+
+
+class HeartbeatTestCase(WorkersTestCase):
+
+    def beat(self, worker):
+        """Have a worker send its own message, and run it."""
+        seen = self.records()[worker.host].last_seen_up
+        heartbeat = worker.server.servicegroup_api
+        heartbeat._send()
+        for _attempt in range(200):
+            if self.records()[worker.host].last_seen_up != seen:
+                return self.records()[worker.host]
+            time.sleep(0.05)
+        self.fail('The own message did not run.')
+
+    def test_written_into_the_own_record(self):
+        workers = self.start_workers()
+        self.flags(service_down_time=60)
+        api = servicegroup.API()
+        for worker in workers:
+            before = self.records()[worker.host]
+            record = self.beat(worker)
+            self.assertTrue(api.service_is_up(record))
+            self.assertGreater(record.report_count, before.report_count)
+            self.assertGreaterEqual(record.updated_at, record.last_seen_up)
+            self.assertEqual((before.id, before.version, before.created_at),
+                             (record.id, record.version, record.created_at))
+        self.assertEqual(
+            {worker.host for worker in workers},
+            {host for host, record in self.records().items()
+             if record.last_seen_up})
+
+    def test_not_written_by_one_that_takes_no_messages(self):
+        workers = self.start_workers()
+        workers[1].server.rpcserver.stop()
+        heartbeat = workers[1].server.servicegroup_api
+        heartbeat._send()
+        self.beat(workers[0])
+        self.assertIsNone(self.records()[workers[1].host].last_seen_up)
+
+    def test_record_is_gone(self):
+        worker, = self.start_workers(1)
+        self.beat(worker)
+        self.records()[worker.host].destroy()
+        heartbeat = worker.server.servicegroup_api
+        heartbeat._beat()
+        self.assertIn('is gone', self.stdlog.logger.output)
+        self.assertEqual({}, self.records())
 
 
 class LeadershipTestCase(WorkersTestCase):
