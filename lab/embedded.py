@@ -60,8 +60,8 @@ def main(conf, workers):
 
     import oslo_messaging
 
-    from nova import config
     import nova.conf
+    from nova import config
     from nova import context
     from nova import objects
     from nova import rpc

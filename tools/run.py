@@ -10,10 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Build the series and run it: the demo, or its tests.
+"""Build the series and run it: the demo, its tests, or nova's gates.
 
 ``test`` is all of the tests; a filter or stestr's own options may follow
 the name of any of them: ``run.py unit identity``, ``run.py nova -- -1``.
+``pep8`` and ``docs`` are nova's own gates, on the built tree.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from common import guarded
 from common import ROOT
 from common import say
 import environment
+import gates
 import series
 import suites
 
@@ -50,7 +52,14 @@ SUITES = {
     'functional': (('tree', ('nova/tests/functional/workers',)),),
     'nova': (('tree', NOVA),),
     'integration': (('here', ('tests/integration',)),),
+    # Measures rates, so nothing else shall run beside it.
+    'stuck': (('here', ('tests/stuck',)),),
 }
+
+# The integration tests wait most of the time, each for processes of its own.
+OPTIONS = {'integration': ('--concurrency', '4'), 'stuck': ('--serial',)}
+
+GATES = {'pep8': gates.pep8, 'docs': gates.docs}
 
 
 def _print(line):
@@ -72,7 +81,7 @@ def run_suite(name, python, tree, args):
             clock = Clock()
             label = '-'.join(filter(None, (name, where, mode)))
             say(f'== {label}')
-            options = ('--serial', *args) if name == 'integration' else args
+            options = OPTIONS.get(name, ()) + tuple(args)
             result = suites.run(python, label, root, names, mode, options,
                                 _print)
             say(f'== {label}: {result} ({clock})')
@@ -83,14 +92,20 @@ def run_suite(name, python, tree, args):
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='run', description=__doc__.partition('\n')[0],
-        usage='run.py [-h] {demo,test,' + ','.join(SUITES)
+        usage='run.py [-h] {demo,test,' + ','.join([*SUITES, *GATES])
               + '} [FILTER | -- OPTION ...]')
-    parser.add_argument('what', choices=['demo', 'test', *SUITES])
+    parser.add_argument('what', choices=['demo', 'test', *SUITES, *GATES])
     parser.add_argument('args', nargs=argparse.REMAINDER,
                         help='a filter, or options of "stestr run" after --')
     options = parser.parse_args(argv)
     args = options.args[options.args[:1] == ['--']:]
     clock = Clock()
+    if options.what in GATES:
+        if args:
+            raise Error(f'{options.what} takes no arguments')
+        GATES[options.what](changes.release(RELEASE))
+        say(f'in {clock}')
+        return 0
     tree = series.build(changes.release(RELEASE))
     python = environment.ensure(RELEASE)
     if options.what == 'demo':

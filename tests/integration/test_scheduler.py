@@ -171,4 +171,3 @@ class WorkerHostsTestCase(base.LabTestCase):
         self.assertEqual(1, len(errors), scheduler.log())
         self.assertIn(message, errors[0])
         self.assertNotIn('Traceback', scheduler.log())
-
