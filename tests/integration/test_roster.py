@@ -1,0 +1,173 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""nova-manage worker with real processes, broker and database."""
+
+import json
+import os
+import subprocess
+import time
+
+import ddt
+
+from lab import database
+from tests.integration import base
+
+NODE = base.NODE
+CLEAR = {'worker ping': 'The message broker cannot be reached: ',
+         'worker list': 'The database cannot be reached: '}
+
+
+@ddt.ddt
+class RosterTestCase(base.LabTestCase):
+
+    def manage(self, cloud, line, mode='threading', node=NODE, stderr=''):
+        """Run nova-manage.
+
+        :param line: its command line
+        :param node: with whose configuration
+        :param stderr: what it has to say there
+        :returns: its return code and what it says on stdout
+        """
+        done = subprocess.run(
+            [database.program('nova-manage'), '--config-file',
+             os.path.join(cloud.folder, node + '.conf'), *line.split()],
+            env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
+                'true' if mode == 'threading' else 'false')),
+            text=True, capture_output=True, timeout=120)
+        # In the eventlet mode nova itself warns, of that mode.
+        told = [line for line in done.stderr.splitlines()
+                if ' ' in line and 'ventlet' not in line]
+        if mode == 'threading':
+            self.assertEqual(stderr.splitlines(), told)
+        else:
+            self.assertLessEqual(set(stderr.splitlines()), set(told))
+        return done.returncode, done.stdout
+
+    def rows(self, cloud, line='worker list --format json', **kwargs):
+        code, out = self.manage(cloud, line, **kwargs)
+        self.assertEqual(0, code)
+        return json.loads(out)
+
+    def messages(self, cloud, scheduler):
+        """The number of messages in each worker's queue; None without one."""
+        return [found and found[0] for found in cloud.broker.queues(
+            [scheduler.queue(n) for n in scheduler.numbers])]
+
+    @ddt.data(*base.MODES)
+    def test_a_day_in_the_life(self, mode):
+        cloud = self.cloud()
+        scheduler = self.start(cloud, workers=3, mode=mode)
+        hosts = [scheduler.worker_host(n) for n in (1, 2, 3)]
+
+        # Who should be there and who is.
+        rows = self.rows(cloud, mode=mode)
+        self.assertEqual(
+            [('nova-scheduler', NODE, n, host, 'up')
+             for n, host in enumerate(hosts, 1)],
+            [(row['binary'], row['node'], row['worker'], row['host'],
+              row['state']) for row in rows])
+        for row in rows:
+            self.assertLessEqual(row['seconds_since_heartbeat'],
+                                 base.SERVICE_DOWN_TIME)
+        self.assertIn(f'| nova-scheduler | {NODE} | 3      | up    |',
+                      self.manage(cloud, 'worker list', mode=mode)[1])
+
+        # Who answers.
+        for row in self.rows(cloud, 'worker list --ping --format json',
+                             mode=mode):
+            self.assertIsNone(row['error'])
+            self.assertGreater(row['answer_ms'], 0)
+        for line, answered in (('worker ping --timeout 10', '3 of 3'),
+                               ('worker ping --node --worker 2', '1 of 1')):
+            self.assertEqual((0, f'{answered} answered\n'),
+                             self.manage(cloud, line, mode=mode))
+        self.assertEqual(3, self.manage(
+            cloud, 'worker ping --node other', mode=mode,
+            stderr='No such worker is known')[0])
+
+        # One that is up is not retired.
+        self.assertEqual(
+            (0, 'Workers retired: 0\n'), self.manage(
+                cloud, 'worker retire --node --down-for 0', mode=mode))
+
+        # One is stuck.
+        cloud.faults.stop(scheduler.workers()[2])
+        self.assertEqual((1, '2 of 3 answered\n'), self.manage(
+            cloud, 'worker ping --node --timeout 2', mode=mode,
+            stderr=f'{hosts[1]}: no answer in 2 seconds'))
+
+        # All are gone: their queues are there, but nobody reads them.
+        scheduler.kill()
+        self.assertEqual((1, '0 of 3 answered\n'), self.manage(
+            cloud, 'worker ping --node --timeout 1', mode=mode,
+            stderr='\n'.join(
+                f'{host}: no answer in 1 seconds' for host in hosts)))
+        cloud.wait(lambda: self.messages(cloud, scheduler) == [0, 0, 0], 5,
+                   'the messages to expire')
+
+        # Two have no queues, and get none.
+        gone = [scheduler.queue(n) for n in (1, 3)]
+        cloud.broker.delete(gone)
+        self.assertEqual((1, '0 of 3 answered\n'), self.manage(
+            cloud, 'worker ping --timeout 2', mode=mode,
+            stderr=f'{hosts[0]}: no queue\n'
+                   f'{hosts[1]}: no answer in 2 seconds\n'
+                   f'{hosts[2]}: no queue'))
+        self.assertEqual([None, None], cloud.broker.queues(gone))
+
+        # They are retired once they are down.
+        cloud.wait(lambda: not self.up(cloud), 30, 'the records to go down')
+        for line, out in (
+                ('--all-nodes', [f'Left {host}: down for' for host in hosts]),
+                ('--node --down-for 0 --dry-run',
+                 [f'Would retire {host}' for host in hosts])):
+            code, said = self.manage(cloud, f'worker retire {line}',
+                                     mode=mode)
+            self.assertEqual(0, code)
+            for one in out:
+                self.assertIn(one, said)
+            self.assertEqual(3, len(cloud.services()))
+        self.assertEqual(
+            (0, ''.join(f'Retired {host}\n' for host in hosts) +
+             'Workers retired: 3\n'),
+            self.manage(cloud, 'worker retire --node --down-for 0',
+                        mode=mode))
+        self.assertEqual([], cloud.services())
+
+    @ddt.data(*base.MODES)
+    def test_what_cannot_be_reached(self, mode):
+        # A stock scheduler would do as well: it is about its configuration.
+        cloud = self.cloud()
+        self.start(cloud, workers=1)
+        with open(os.path.join(cloud.folder, NODE + '.conf')) as stream:
+            good = stream.read()
+        for name, old, port, code, line in (
+                ('broker', cloud.broker.transport_url,
+                 'rabbit://guest:guest@127.0.0.1:1/', 5, 'worker ping'),
+                ('database', cloud.database.urls['main'],
+                 'mysql+pymysql://root@127.0.0.1:1/nova', 4, 'worker list')):
+            with open(os.path.join(cloud.folder, name + '.conf'),
+                      'w') as stream:
+                stream.write(good.replace(old, port))
+            began = time.monotonic()
+            done = subprocess.run(
+                [database.program('nova-manage'), '--config-file',
+                 os.path.join(cloud.folder, name + '.conf'), *line.split()],
+                env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
+                    'true' if mode == 'threading' else 'false')),
+                text=True, capture_output=True, timeout=120)
+            self.assertLess(time.monotonic() - began, 60)
+            self.assertEqual((code, ''), (done.returncode, done.stdout))
+            self.assertEqual(1, done.stderr.count(CLEAR[line]), done.stderr)
+            self.assertNotIn('Traceback', done.stderr)
+            self.assertNotIn('AMQP server', done.stderr)
