@@ -25,6 +25,7 @@ requests.
 
 import threading
 import time
+import typing as ty
 
 from oslo_config import cfg
 from oslo_db import exception as db_exc
@@ -65,8 +66,8 @@ class Heartbeat:
         self._server = server
         self._alive = alive
         self._servicegroup_api = server.servicegroup_api
-        self._rpcserver = None
-        self._client = None
+        self._rpcserver: ty.Any = None
+        self._client: ty.Any = None
         # All times are in seconds of time.monotonic(). When the last own
         # message was sent, and the first of those since one has run; None if
         # none is under way.
@@ -79,7 +80,7 @@ class Heartbeat:
         self._probe = None
         # Until when to look whether somebody else keeps the record up, and
         # the count that stands in it if nobody does.
-        self._look_until = None
+        self._look_until: ty.Any = None
         self._count = None
 
     def get_rpcserver(self, target, endpoints, serializer):

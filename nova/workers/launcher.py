@@ -183,14 +183,14 @@ def launch(server, workers):
     :param workers: how many workers to start, at least 1
     :returns: the launcher; its wait() keeps the workers running
     """
-    slots = [None] * workers
+    slots: list[supervisor.Slot | None] = [None] * workers
     watch = None
     timeout = CONF[server.topic].worker_timeout
     if timeout:
         watch = supervisor.Supervisor(
             [identity.worker_host(server.host, number)
              for number in range(1, workers + 1)], timeout)
-        slots = watch.slots
+        slots = list(watch.slots)
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
     for number, slot in enumerate(slots, 1):
         launcher.launch_service(

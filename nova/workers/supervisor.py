@@ -21,7 +21,6 @@ code that holds the GIL, a stopped process.
 It is the way of gunicorn's arbiter.
 """
 
-import datetime
 import faulthandler
 import mmap
 import os
@@ -152,12 +151,12 @@ class Supervisor:
 
     def _replace(self, slot):
         pid = slot.pid
-        since = datetime.datetime.now() - datetime.timedelta(
-            seconds=slot.silence)
+        since = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(
+            time.time() - slot.silence))
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
                   '%(silence)d seconds, since %(since)s; replacing it',
                   {'host': slot.host, 'pid': pid, 'silence': slot.silence,
-                   'since': since.isoformat(' ', 'seconds')})
+                   'since': since})
         slot.forget()
         # A stopped process aborts when it is continued, before anything else.
         if not (_kill(pid, signal.SIGABRT) and _kill(pid, signal.SIGCONT)):

@@ -19,14 +19,12 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-import time
 
 import testtools
 
 from lab import broker
 from lab import cloud
 from lab import database
-from lab import process
 
 MODES = ('threading', 'eventlet')
 NODE = 'scheduler-node-1'
@@ -44,28 +42,62 @@ CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
 _databases = {}
 
 
+@functools.cache
+def rabbitmq():
+    """The broker of all tests of this process; None if there is none.
+
+    One of their own where RabbitMQ is installed, so that tests in several
+    processes, or somebody else's nova, share no queues.
+    """
+    if not broker.PrivateBroker.available():
+        local = broker.Broker()
+        return local if local.answers() else None
+    return _started(broker.PrivateBroker())
+
+
+@functools.cache
+def mariadb():
+    """The MariaDB of all tests of this process; None if there is none.
+
+    The local one, if it lets root in: Debian's does so by its socket only,
+    and that is left as it is.
+    """
+    local = database.MariaDB()
+    if local.answers():
+        return local
+    if not database.PrivateMariaDB.available():
+        return None
+    return _started(database.PrivateMariaDB())
+
+
+def _started(server):
+    atexit.register(server.__exit__)
+    server.start()
+    return server
+
+
 def missing():
     """Why the integration tests cannot run here, in one line; or None."""
-    if not broker.Broker().answers():
-        what = 'no RabbitMQ answers at 127.0.0.1:5672 (guest/guest)'
-    elif not database.MariaDB().answers():
-        what = 'no MariaDB answers at 127.0.0.1:3306 (root, no password)'
+    if rabbitmq() is None:
+        what = 'no RabbitMQ is installed, and none answers at 127.0.0.1:5672'
+    elif mariadb() is None:
+        what = 'no MariaDB is installed, and none answers at 127.0.0.1:3306'
     else:
         return None
-    return what + ('; on Debian: tests/integration/services.sh installs and '
-                   'starts both')
+    return (what + '; on Debian: apt-get install rabbitmq-server '
+            'mariadb-server')
 
 
 def shared_database(server=None, transport_url=None):
     """Synced databases, made once for all tests of this process.
 
-    :param server: a lab.database.MariaDB; the local one if None
+    :param server: a lab.database.MariaDB; the one of all tests if None
+    :param transport_url: of the broker; that of all tests if None
     """
-    key = (server.port if server else None, transport_url)
+    key = (server and server.port, transport_url)
     if key not in _databases:
         made = database.Database(
-            transport_url or broker.Broker().transport_url,
-            server or database.MariaDB())
+            transport_url or rabbitmq().transport_url, server or mariadb())
         made.__enter__()
         if server is None:
             atexit.register(made.__exit__)
@@ -108,7 +140,7 @@ class LabTestCase(testtools.TestCase):
         for section, options in (conf or {}).items():
             merged.setdefault(section, {}).update(options)
         made = self.enterContext(cloud.Cloud(
-            broker=private_broker, conf=merged,
+            broker=private_broker or rabbitmq(), conf=merged,
             database=shared_database(
                 private_database,
                 private_broker.transport_url if private_broker else None)))
@@ -146,10 +178,3 @@ class LabTestCase(testtools.TestCase):
     @staticmethod
     def pids(scheduler):
         return {n: worker.pid for n, worker in scheduler.workers().items()}
-
-    def wait(self, condition, timeout, what):
-        return process.wait(condition, timeout, what)
-
-    @staticmethod
-    def now():
-        return time.monotonic()

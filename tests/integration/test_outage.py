@@ -98,7 +98,7 @@ class IdleCostTestCase(base.LabTestCase):
             database got
         """
         with lab_cloud.Cloud(
-                conf=base.CONF,
+                broker=base.rabbitmq(), conf=base.CONF,
                 database=base.shared_database(self.private)) as made:
             scheduler = made.scheduler(tree=tree, workers=3)
             scheduler.wait_ready()

@@ -116,7 +116,6 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.wait.assert_called_once_with()
         self.server.stop.assert_called_once_with()
 
-
     def test_one_worker_of_a_node_looks_after_its_records(self):
         workers = [launcher.Worker(self.server, n, 3) for n in (3, 2, 1)]
         for worker in workers:

@@ -1,0 +1,135 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Records over upgrades, rollbacks, scale-downs and doubles."""
+
+import time
+
+from tests.integration import base
+
+NODE = base.NODE
+# Until a record is down, and until somebody has looked at it since.
+RETIRED = 2 * base.SERVICE_DOWN_TIME + base.REPORT_INTERVAL + 15
+
+
+def workers_of(node, workers):
+    return {f'{node}-worker-{n}' for n in range(1, workers + 1)}
+
+
+class RecordsTestCase(base.LabTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.made = self.cloud()
+
+    def run_scheduler(self, workers, node=NODE, stock=False):
+        return self.start(self.made, workers=workers, node=node,
+                          tree=base.stock_tree() if stock else None)
+
+    def present(self):
+        return {record.host for record in self.made.services()}
+
+    def wait_records(self, *hosts):
+        expected = set().union(*hosts)
+        self.made.wait(lambda: self.present() == expected, RETIRED,
+                       f'the records to be those of {sorted(expected)}')
+
+    def retired(self, scheduler):
+        return [line.split('Retired ')[1].split(':')[0]
+                for line in scheduler.log().splitlines()
+                if ' Retired ' in line]
+
+    def test_scale_down_and_up(self):
+        with self.run_scheduler(5):
+            self.assertEqual(workers_of(NODE, 5), self.present())
+        with self.run_scheduler(2) as scheduler:
+            self.wait_records(workers_of(NODE, 2))
+            self.assertEqual(
+                [f'{NODE}-worker-{n}' for n in (3, 4, 5)],
+                sorted(self.retired(scheduler)))
+        with self.run_scheduler(5):
+            self.wait_records(workers_of(NODE, 5))
+
+    def test_upgrade_and_rollback(self):
+        # From stock, with the service stopped.
+        with self.run_scheduler(3, stock=True):
+            self.assertEqual({NODE}, self.present())
+        with self.run_scheduler(3) as scheduler:
+            self.wait_records(workers_of(NODE, 3))
+            self.assertEqual([NODE], self.retired(scheduler))
+        # Back: nothing of the series keeps stock from starting, and what is
+        # left of it goes down.
+        with self.run_scheduler(3, stock=True) as scheduler:
+            self.assertEqual({NODE} | workers_of(NODE, 3), self.present())
+            self.made.wait(lambda: self.up(self.made) == {NODE},
+                           base.SERVICE_DOWN_TIME + 5, 'the rest to be down')
+            self.assertNotIn('Traceback', scheduler.log())
+        # And there again.
+        with self.run_scheduler(3) as scheduler:
+            self.wait_records(workers_of(NODE, 3))
+            self.assertNotIn('Traceback', scheduler.log())
+
+    def test_rolling_upgrade(self):
+        # One node of two is upgraded; the other one's name looks like one of
+        # its workers.
+        with self.run_scheduler(1, 'k8s-worker-9', stock=True) as stock, \
+                self.run_scheduler(1, NODE + '0', stock=True) as other, \
+                self.run_scheduler(2, 'k8s') as upgraded, \
+                self.run_scheduler(2, NODE) as another:
+            everybody = ({'k8s-worker-9', NODE + '0'} |
+                         workers_of('k8s', 2) | workers_of(NODE, 2))
+            for _look in range(2 * base.SERVICE_DOWN_TIME):
+                self.assertEqual(everybody, self.up(self.made))
+                time.sleep(1)
+            for scheduler in (stock, other, upgraded, another):
+                self.assertNotIn('Retired', scheduler.log())
+                self.assertNotIn('another process', scheduler.log())
+                self.assertNotIn('Traceback', scheduler.log())
+        # The other one follows.
+        with self.run_scheduler(1, 'k8s-worker-9'):
+            self.wait_records({NODE + '0'}, workers_of('k8s', 2),
+                              workers_of(NODE, 2),
+                              workers_of('k8s-worker-9', 1))
+
+    def test_other_binaries_keep_their_records(self):
+        self.made.database.execute(
+            'main', "INSERT INTO services (created_at, host, `binary`, "
+            "topic, report_count, disabled, deleted, version) VALUES "
+            "(UTC_TIMESTAMP() - INTERVAL 1 DAY, :host, 'nova-conductor', "
+            "'conductor', 1, 0, 0, 1)", host=NODE)
+        with self.run_scheduler(3, stock=True):
+            pass
+        with self.run_scheduler(3):
+            self.wait_records(workers_of(NODE, 3))
+        self.assertEqual(['nova-conductor'], [
+            record.binary for record in self.made.database.services()
+            if record.host == NODE])
+
+    def test_same_host_twice(self):
+        with self.run_scheduler(2) as first:
+            # A restart within service_down_time is none of it.
+            pass
+        with self.run_scheduler(2) as first:
+            time.sleep(base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL)
+            self.assertNotIn('another process', first.log())
+            mark = len(first.log())
+            with self.run_scheduler(2) as second:
+                self.made.wait(
+                    lambda: all(
+                        f'of nova-scheduler on host {NODE}-worker-{n} is kept '
+                        'up by another process' in second.log()[mark:]
+                        for n in (1, 2)),
+                    30, 'a warning for each record')
+                self.assertEqual(2, second.log()[mark:].count(
+                    'kept up by another process'))
+                # It goes on, and so does the first.
+                self.assertTrue(first.running() and second.running())
