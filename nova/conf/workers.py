@@ -22,14 +22,16 @@ scheduler_opts = [
         default=0,
         min=0,
         help="""
-Replace a worker of nova-scheduler that has begun no message for so long.
+Seconds after which a worker that has begun no message is replaced.
 
 Each worker regularly sends a message to itself. A worker that has begun
-neither that message nor a request for this time is stuck: its dispatch pool is
-blocked, or the whole process is. It is made to write the stacks of its threads
-to the log, is killed, and is started again under the same worker host.
+neither that message nor a request for that many seconds is stuck: its dispatch
+pool is blocked, or the whole process is. It is made to write the stacks of its
+threads to the log, is killed, and is started again under the same worker host.
 
 A worker is not replaced for waiting for the message broker or the database.
+It is, if all its threads wait for a Placement that does not answer, so keep
+this longer than ``[placement] timeout``.
 
 Possible values:
 
@@ -41,8 +43,10 @@ Possible values:
 Related options:
 
 * ``[DEFAULT] report_interval``
+* ``[DEFAULT] service_down_time``
 * ``[DEFAULT] executor_thread_pool_size``
 * ``[scheduler] workers``
+* ``[placement] timeout``
 """),
 ]
 

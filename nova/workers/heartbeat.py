@@ -100,8 +100,7 @@ class Heartbeat:
         # Another process of this name goes on from that count. Leave one out,
         # so that both do not write the same by chance.
         service.service_ref.report_count += 1
-        service.service_ref.save = lambda: _save(
-            context.get_admin_context(), service.service_ref)
+        service.service_ref.save = self._save
         target = messaging.Target(
             topic=topic, server=host, namespace=_Endpoint.target.namespace,
             version=_Endpoint.target.version)
@@ -124,9 +123,14 @@ class Heartbeat:
             if self._look_until is not None:
                 self._look_for_another()
             self._servicegroup_api.report_state(self._server)
-            self._count = self._server.service_ref.report_count
         finally:
             self._writing = False
+
+    def _save(self):
+        """What the db driver calls; others do not write the record."""
+        service_ref = self._server.service_ref
+        _save(context.get_admin_context(), service_ref)
+        self._count = service_ref.report_count
 
     def _look_for_another(self):
         """Warn if the record is kept up by another process, too.

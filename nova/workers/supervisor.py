@@ -158,15 +158,19 @@ class Supervisor:
                   {'host': slot.host, 'pid': pid, 'silence': slot.silence,
                    'since': since})
         slot.forget()
-        # A stopped process aborts when it is continued, before anything else.
-        if not (_kill(pid, signal.SIGABRT) and _kill(pid, signal.SIGCONT)):
+        # A stopped process does not abort, and is not continued for that: all
+        # its threads would run, and acknowledge messages that get lost then.
+        if not _kill(pid, signal.SIGABRT):
             return
         stacks = b''
         deadline = time.monotonic() + DUMP_TIME
         while _is_child(pid) and time.monotonic() < deadline:
             stacks += slot.read()
             time.sleep(0.02)
-        _kill(pid, signal.SIGKILL)
+        if _kill(pid, signal.SIGKILL):
+            LOG.error('Worker %(host)s did not abort within %(seconds)d '
+                      'seconds, as if it was stopped; killed it',
+                      {'host': slot.host, 'seconds': DUMP_TIME})
         self._log_stacks(slot, stacks + slot.read())
 
     def _log_stacks(self, slot, stacks):

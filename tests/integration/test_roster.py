@@ -63,14 +63,25 @@ class RosterTestCase(base.LabTestCase):
         return [found and found[0] for found in cloud.broker.queues(
             [scheduler.queue(n) for n in scheduler.numbers])]
 
-    @ddt.data(*base.MODES)
-    def test_a_day_in_the_life(self, mode):
+    def test_eventlet(self):
         cloud = self.cloud()
-        scheduler = self.start(cloud, workers=3, mode=mode)
+        scheduler = self.start(cloud, workers=2)
+        for row in self.rows(cloud, 'worker list --ping --format json',
+                             mode='eventlet'):
+            self.assertEqual(('up', None), (row['state'], row['error']))
+            self.assertGreater(row['answer_ms'], 0)
+        cloud.faults.stop(scheduler.workers()[2])
+        self.assertEqual((1, '1 of 2 answered\n'), self.manage(
+            cloud, 'worker ping --node --timeout 2', mode='eventlet',
+            stderr=f'{scheduler.worker_host(2)}: no answer in 2 seconds'))
+
+    def test_a_day_in_the_life(self):
+        cloud = self.cloud()
+        scheduler = self.start(cloud, workers=3)
         hosts = [scheduler.worker_host(n) for n in (1, 2, 3)]
 
         # Who should be there and who is.
-        rows = self.rows(cloud, mode=mode)
+        rows = self.rows(cloud)
         self.assertEqual(
             [('nova-scheduler', NODE, n, host, 'up')
              for n, host in enumerate(hosts, 1)],
@@ -80,36 +91,35 @@ class RosterTestCase(base.LabTestCase):
             self.assertLessEqual(row['seconds_since_heartbeat'],
                                  base.SERVICE_DOWN_TIME)
         self.assertIn(f'| nova-scheduler | {NODE} | 3      | up    |',
-                      self.manage(cloud, 'worker list', mode=mode)[1])
+                      self.manage(cloud, 'worker list')[1])
 
         # Who answers.
-        for row in self.rows(cloud, 'worker list --ping --format json',
-                             mode=mode):
+        for row in self.rows(cloud, 'worker list --ping --format json'):
             self.assertIsNone(row['error'])
             self.assertGreater(row['answer_ms'], 0)
         for line, answered in (('worker ping --timeout 10', '3 of 3'),
                                ('worker ping --node --worker 2', '1 of 1')):
             self.assertEqual((0, f'{answered} answered\n'),
-                             self.manage(cloud, line, mode=mode))
+                             self.manage(cloud, line))
         self.assertEqual(3, self.manage(
-            cloud, 'worker ping --node other', mode=mode,
+            cloud, 'worker ping --node other',
             stderr='No such worker is known')[0])
 
         # One that is up is not retired.
         self.assertEqual(
             (0, 'Workers retired: 0\n'), self.manage(
-                cloud, 'worker retire --node --down-for 0', mode=mode))
+                cloud, 'worker retire --node --down-for 0'))
 
         # One is stuck.
         cloud.faults.stop(scheduler.workers()[2])
         self.assertEqual((1, '2 of 3 answered\n'), self.manage(
-            cloud, 'worker ping --node --timeout 2', mode=mode,
+            cloud, 'worker ping --node --timeout 2',
             stderr=f'{hosts[1]}: no answer in 2 seconds'))
 
         # All are gone: their queues are there, but nobody reads them.
         scheduler.kill()
         self.assertEqual((1, '0 of 3 answered\n'), self.manage(
-            cloud, 'worker ping --node --timeout 1', mode=mode,
+            cloud, 'worker ping --node --timeout 1',
             stderr='\n'.join(
                 f'{host}: no answer in 1 seconds' for host in hosts)))
         cloud.wait(lambda: self.messages(cloud, scheduler) == [0, 0, 0], 5,
@@ -119,7 +129,7 @@ class RosterTestCase(base.LabTestCase):
         gone = [scheduler.queue(n) for n in (1, 3)]
         cloud.broker.delete(gone)
         self.assertEqual((1, '0 of 3 answered\n'), self.manage(
-            cloud, 'worker ping --timeout 2', mode=mode,
+            cloud, 'worker ping --timeout 2',
             stderr=f'{hosts[0]}: no queue\n'
                    f'{hosts[1]}: no answer in 2 seconds\n'
                    f'{hosts[2]}: no queue'))
@@ -131,8 +141,7 @@ class RosterTestCase(base.LabTestCase):
                 ('--all-nodes', [f'Left {host}: down for' for host in hosts]),
                 ('--node --down-for 0 --dry-run',
                  [f'Would retire {host}' for host in hosts])):
-            code, said = self.manage(cloud, f'worker retire {line}',
-                                     mode=mode)
+            code, said = self.manage(cloud, f'worker retire {line}')
             self.assertEqual(0, code)
             for one in out:
                 self.assertIn(one, said)
@@ -140,8 +149,7 @@ class RosterTestCase(base.LabTestCase):
         self.assertEqual(
             (0, ''.join(f'Retired {host}\n' for host in hosts) +
              'Workers retired: 3\n'),
-            self.manage(cloud, 'worker retire --node --down-for 0',
-                        mode=mode))
+            self.manage(cloud, 'worker retire --node --down-for 0'))
         self.assertEqual([], cloud.services())
 
     @ddt.data(*base.MODES)

@@ -77,6 +77,8 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.get_record.return_value = mock.Mock(id=7, report_count=41)
         self.report_state = self.server.servicegroup_api.report_state
         self.report_state.side_effect = self._report_state
+        self.save = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat, '_save', side_effect=self._save)).mock
         self.alive = mock.Mock()
         self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
         self.heartbeat.get_rpcserver('target', ['endpoint'], 'serializer')
@@ -99,8 +101,12 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.rpcserver.full = False
 
     def _report_state(self, service):
+        # As the db driver does.
         self.record.report_count += 1
-        self.get_record.return_value.report_count = self.record.report_count
+        self.record.save()
+
+    def _save(self, ctxt, record):
+        self.get_record.return_value.report_count = record.report_count
 
     def run_own_message(self):
         self.rpcserver.begun = self.clock.now
@@ -343,6 +349,19 @@ class HeartbeatTestCase(test.NoDBTestCase):
         # It stops looking, and costs what a stock service costs.
         self.assertEqual(7, self.get_record.call_count)
 
+    def test_nobody_else_with_a_driver_that_does_not_write_the_record(self):
+        self.report_state.side_effect = None
+        self.beat(20)
+        self.assertNotIn('another process', self.stdlog.logger.output)
+
+    def test_nobody_else_when_writing_failed(self):
+        self.save.side_effect = [test.TestingException, None]
+        self.heartbeat._send()
+        self.assertRaises(test.TestingException, self.run_own_message)
+        self.save.side_effect = self._save
+        self.beat(20)
+        self.assertNotIn('another process', self.stdlog.logger.output)
+
     @ddt.data(42, 50)
     def test_record_is_kept_up_by_another_before_the_first_heartbeat(
             self, count):
@@ -361,7 +380,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
 
     def test_record_is_gone(self):
         self.get_record.return_value = None
-        self.report_state.side_effect = None
+        self.save.side_effect = None
         self.beat(20)
         self.assertNotIn('another process', self.stdlog.logger.output)
 

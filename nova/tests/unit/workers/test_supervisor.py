@@ -144,9 +144,14 @@ class SupervisorTestCase(test.NoDBTestCase):
     def test_stopped_process(self):
         child = self.start_worker()
         child.send_signal(signal.SIGSTOP)
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.supervisor.DUMP_TIME', 0.1))
         self.watch(12)
-        self.assertEqual(-signal.SIGABRT, child.wait())
-        self.assertIn('Stacks of worker', self.stdlog.logger.output)
+        # Nothing of it has run before it was killed.
+        self.assertEqual(-signal.SIGKILL, child.wait())
+        output = self.stdlog.logger.output
+        self.assertIn('Worker n-worker-1 did not abort within', output)
+        self.assertNotIn('Stacks of worker', output)
 
     def test_that_does_not_abort(self):
         self.useFixture(test.fixtures.MonkeyPatch(

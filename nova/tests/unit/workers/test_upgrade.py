@@ -1,0 +1,120 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+from unittest import mock
+
+import ddt
+from oslo_upgradecheck import upgradecheck
+
+from nova.cmd import status
+from nova import context
+from nova import exception
+from nova import objects
+from nova import test
+from nova.workers import upgrade
+
+# The longest name that does, and one that does not.
+LONGEST = 'n.' * 102 + 'n'
+LONG = LONGEST + 'n'
+
+
+class UpgradeTestCase:
+
+    def check(self):
+        """Run it as nova-status does; return the code and the details."""
+        function, kwargs = dict(status.UpgradeCommands._upgrade_checks)[
+            'Scheduler worker hosts']
+        result = function(status.UpgradeCommands(), **kwargs)
+        return result.code, result.details
+
+    def assertSuccess(self):
+        self.assertEqual((upgradecheck.Code.SUCCESS, None), self.check())
+
+    def assertWarning(self, *texts):
+        code, details = self.check()
+        self.assertEqual(upgradecheck.Code.WARNING, code)
+        for text in texts:
+            self.assertIn(text, details)
+        return details
+
+
+@ddt.ddt
+class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.results = {}
+        self.useFixture(test.fixtures.MockPatch(
+            'nova.context.scatter_gather_all_cells',
+            side_effect=lambda ctxt, function: self.results))
+
+    @ddt.data('scheduler-node-1', 'k8s-worker-1', LONGEST, '::1')
+    def test_success(self, host):
+        self.flags(host=host)
+        self.assertSuccess()
+
+    def test_too_long(self):
+        self.flags(host=LONG)
+        details = self.assertWarning(
+            'not start on this node: [DEFAULT] host has 206 bytes',
+            'Set another [DEFAULT] host')
+        self.assertNotIn('these names', details)
+
+    def test_not_valid(self):
+        with mock.patch.object(upgrade, 'CONF') as conf:
+            type(conf).host = mock.PropertyMock(
+                side_effect=ValueError('it is not valid'))
+            self.assertWarning('not start on this node: it is not valid.')
+
+    def test_cells_that_do_not_answer(self):
+        self.results = {'down': context.did_not_respond_sentinel,
+                        'broken': exception.NovaException(),
+                        'up': [LONG, 'n']}
+        self.assertWarning(f'its workers: {LONG}. Set')
+
+
+class RecordsTestCase(UpgradeTestCase, test.TestCase):
+
+    def record(self, host, binary='nova-scheduler', cell='cell1'):
+        with context.target_cell(context.get_admin_context(),
+                                 self.cell_mappings[cell]) as cctxt:
+            record = objects.Service(
+                cctxt, host=host, binary=binary, topic=binary[5:])
+            record.create()
+        return record
+
+    def test_none(self):
+        self.assertSuccess()
+
+    def test_success(self):
+        self.record(LONGEST)
+        # The worker of a node whose name is as long as it may be.
+        self.record(LONGEST + '-worker-1')
+        self.assertSuccess()
+
+    def test_too_long(self):
+        self.record(LONG, cell='cell0')
+        self.record('n')
+        self.record('a' * 206)
+        details = self.assertWarning(
+            f'its workers: {"a" * 206}, {LONG}. Set another')
+        self.assertNotIn('this node', details)
+
+    def test_same_name_twice(self):
+        self.record(LONG, cell='cell0')
+        self.record(LONG)
+        self.assertWarning(f'its workers: {LONG}. Set')
+
+    def test_others(self):
+        self.record(LONG, 'nova-compute')
+        self.record(LONG).destroy()
+        self.assertSuccess()

@@ -1,0 +1,102 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The upgrade check of the node names: do all workers get a worker host?
+
+Where a name is too long, nova-scheduler does not start. This tells so before
+the upgrade.
+"""
+
+from oslo_upgradecheck import upgradecheck
+import sqlalchemy as sa
+
+import nova.conf
+from nova import context
+from nova.db.main import api as main_db_api
+from nova.i18n import _
+from nova.workers import identity
+
+CONF = nova.conf.CONF
+
+BINARY = 'nova-scheduler'
+TOPIC = 'scheduler'
+
+
+def check_worker_hosts(_commands):
+    """Warn of nodes whose nova-scheduler would not start for their names.
+
+    Looks at the name of this node, and at the records of nova-scheduler in
+    all cells that answer.
+
+    :param _commands: the nova.cmd.status.UpgradeCommands that runs the check
+    :returns: an upgradecheck.Result
+    """
+    details = []
+    own = _error_of_this_node()
+    if own:
+        # It may be a node without nova-scheduler, so it is a warning.
+        details.append(
+            _('nova-scheduler would not start on this node: %s.') % own)
+    hosts = [host for host in _recorded_hosts() if _error(host)]
+    if hosts:
+        # The records may be those of nodes that are gone.
+        details.append(
+            _('nova-scheduler would not start on the nodes with these names, '
+              'which are too long for the queues of its workers: %s.') %
+            ', '.join(hosts))
+    if details:
+        details.append(
+            _('Set another [DEFAULT] host for nova-scheduler there.'))
+        return upgradecheck.Result(
+            upgradecheck.Code.WARNING, ' '.join(details))
+    return upgradecheck.Result(upgradecheck.Code.SUCCESS)
+
+
+def _error_of_this_node():
+    """What is wrong with [DEFAULT] host; None if nothing is."""
+    try:
+        host = CONF.host
+    except ValueError as exc:
+        # oslo.config does not take it for the name of a host.
+        return exc
+    return _error(host)
+
+
+def _error(node):
+    """What is wrong with the name of a node; None if nothing is."""
+    try:
+        identity.check(TOPIC, node)
+    except ValueError as exc:
+        return exc
+
+
+def _recorded_hosts():
+    """The names of the nodes with a nova-scheduler, as the records say."""
+    results = context.scatter_gather_all_cells(
+        context.get_admin_context(), _recorded_hosts_in_cell)
+    hosts = set()
+    for result in results.values():
+        # It is in the log that a cell does not answer.
+        if not context.is_cell_failure_sentinel(result):
+            hosts.update(result)
+    # The node of a worker host was checked when the worker was started.
+    return sorted(host for host in hosts if identity.parse(host) is None)
+
+
+def _recorded_hosts_in_cell(ctxt):
+    # Not by the models: the schema may be that of the release before.
+    engine = main_db_api.get_engine(context=ctxt)
+    services = sa.Table('services', sa.MetaData(), autoload_with=engine)
+    with engine.connect() as conn:
+        return conn.execute(sa.select(services.c.host).where(
+            services.c.binary == BINARY, services.c.deleted == 0,
+        )).scalars().all()
