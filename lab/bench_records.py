@@ -23,9 +23,9 @@ and with the series:
 
 Each tree runs its own code in a process of its own, with one connection to
 the database. What is counted comes from the server's status of that session:
-``Questions``, which are all statements, so also the commit, the rollback and
-the ping of the connection that go with a read or a write; and ``Rows_read``,
-the rows that the storage engine was asked for.
+``Questions``, which are all statements, so also the COMMIT and ROLLBACKs that
+go with a read or a write, but not the pings of the connection; and
+``Rows_read``, the rows that the storage engine was asked for.
 
 Where each reads all records, 6400 workers read 41 million rows. So only some
 of the workers do that, the leader among them, and the counts are scaled to
@@ -75,7 +75,7 @@ class Session:
         self._cost = [b - a for a, b in zip(before, after)]
 
     def _look(self):
-        # Without SQLAlchemy, which would ping the connection first.
+        # All go one after the other, so the pool has one connection.
         connection = self._engine.raw_connection()
         try:
             with connection.cursor() as cursor:

@@ -13,6 +13,7 @@
 """Electing the one worker in the cloud that does what one has to do."""
 
 from nova import objects
+from nova.workers import identity
 
 
 class Leader:
@@ -41,10 +42,14 @@ class Leader:
         """
         # While one that comes before this host is up, this host is not the
         # leader, whoever is. So a follower reads one record, not all. Reading
-        # all of them in all W workers would be W x W rows at each interval.
-        if self._last is not None and self._last < host:
-            if self._is_up(context, self._last):
-                return self._last
+        # all of them in all W workers would be W x W rows at each interval,
+        # or at each start and each change of the leader if all of them had to
+        # find it: the others of a node look at its first worker.
+        for other in (self._last, _first_of_the_node(host)):
+            if (other is not None and other < host and
+                    self._is_up(context, other)):
+                self._last = other
+                return other
         self._last = self._elect(context)
         return self._last
 
@@ -68,3 +73,8 @@ class Leader:
             records, default=None,
             key=lambda record: record.last_seen_up or record.created_at)
         return last_seen.host if last_seen is not None else None
+
+
+def _first_of_the_node(host):
+    worker = identity.parse(host)
+    return identity.worker_host(worker.node, 1) if worker else None

@@ -77,6 +77,7 @@ def _error(node):
         identity.check(TOPIC, node)
     except ValueError as exc:
         return exc
+    return None
 
 
 def _recorded_hosts():

@@ -99,6 +99,39 @@ class LeaderTestCase(test.NoDBTestCase):
         self.get_one.assert_called_once_with(
             self.context, 'a', 'nova-scheduler')
 
+    def test_others_of_a_node_look_at_its_first_worker(self):
+        for host in ('n-worker-1', 'n-worker-2', 'n-worker-10', 'a-worker-1'):
+            self._record(host)
+        self.assertEqual([], self._elect(
+            self._elections('n-worker-2', 'n-worker-10')))
+        self.get_by_binary.assert_not_called()
+        self.assertEqual(
+            [mock.call(self.context, 'n-worker-1', 'nova-scheduler')] * 2,
+            self.get_one.call_args_list)
+
+    def test_first_worker_of_the_node_is_down(self):
+        self._record('n-worker-1', up=False)
+        self._record('n-worker-2')
+        self._record('n-worker-3')
+        workers = self._elections('n-worker-2', 'n-worker-3')
+        for _round in range(2):
+            self.assertEqual(['n-worker-2'], self._elect(workers))
+        self.up.add('n-worker-1')
+        workers += self._elections('n-worker-1')
+        for _round in range(2):
+            self.assertEqual(['n-worker-1'], self._elect(workers))
+
+    def test_leader_changes(self):
+        for host in ('a-worker-1', 'n-worker-1', 'n-worker-2'):
+            self._record(host)
+        workers = self._elections('n-worker-1', 'n-worker-2')
+        self.assertEqual([], self._elect(workers))
+        self.up.remove('a-worker-1')
+        self.get_by_binary.reset_mock()
+        self.assertEqual(['n-worker-1'], self._elect(workers))
+        # Only by the one that has to know.
+        self.get_by_binary.assert_called_once()
+
     def test_another_takes_over_and_the_first_comes_back(self):
         for host in 'abc':
             self._record(host)
