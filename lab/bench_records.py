@@ -16,9 +16,9 @@ Two rounds, with 1 to 6400 records of nova-scheduler that are all up, on stock
 and with the series:
 
 * election: each worker runs the periodic task of the host discovery once. The
-  discovery itself is left out. With the series a worker reads all records in
-  its first round, or when the leader has changed, and the later rounds are
-  those of the steady state.
+  discovery itself is left out. With the series the first worker of each node
+  reads all records in its first round, or when the leader has changed, and
+  the later rounds are those of the steady state. Nodes have ten workers.
 * heartbeat: each worker writes its heartbeat once, by the servicegroup driver.
 
 Each tree runs its own code in a process of its own, with one connection to
@@ -27,9 +27,9 @@ the database. What is counted comes from the server's status of that session:
 go with a read or a write, but not the pings of the connection; and
 ``Rows_read``, the rows that the storage engine was asked for.
 
-Where each reads all records, 6400 workers read 41 million rows. So only some
-of the workers do that, the leader among them, and the counts are scaled to
-all. These are marked with a ``*``; all others are what was counted.
+Where each reads all records, 6400 workers read 41 million rows. So only those
+of one node do that, and the counts are scaled to all. These are marked with a
+``*``; all others are what was counted.
 
 On stock a record is that of a node, whose workers all elect and all write into
 the one record. So the numbers for stock are those of as many nodes with one
@@ -59,7 +59,8 @@ WORKERS = (1, 10, 100, 1000, 6400)
 NODE = 'bench-records'
 BINARY = 'nova-scheduler'
 
-# Of more workers than ALL, only SAMPLE do what reads all records.
+# Of more workers than ALL, only SAMPLE, which are a node's, do what reads all
+# records.
 ALL = 100
 SAMPLE = 10
 
@@ -114,7 +115,8 @@ def write_records(engine, workers):
         connection.execute(sqlalchemy.text(
             'INSERT INTO services (created_at, host, `binary`, topic, '
             'report_count, disabled, deleted, forced_down, version, uuid) '
-            "SELECT UTC_TIMESTAMP, CONCAT(:node, '-worker-', seq), :binary, "
+            "SELECT UTC_TIMESTAMP, CONCAT(:node, '-', LPAD((seq - 1) DIV 10, "
+            "3, '0'), '-worker-', (seq - 1) MOD 10 + 1), :binary, "
             "'scheduler', 0, 0, 0, 0, 73, UUID() FROM seq_1_to_%d" % workers),
             {'node': NODE, 'binary': BINARY})
 
