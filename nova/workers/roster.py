@@ -208,7 +208,7 @@ def ping(ctxt, workers, timeout):
     """
     _reach_broker(ctxt)
     window = threading.Semaphore(WINDOW)
-    undeliverable = set()
+    undeliverable: set[str] = set()
     pings = []
     for worker in workers:
         # The window keeps the times that are measured true, but those who do
