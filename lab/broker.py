@@ -14,7 +14,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 
 import amqp.exceptions
@@ -94,14 +93,12 @@ class Broker:
                     channel.close()
 
 
-class PrivateBroker(Broker):
+class PrivateBroker(Broker, process.PrivateServer):
     """A RabbitMQ of one's own, which a test can stop and start again."""
 
     def __init__(self):
         self.port = process.free_port()
         super().__init__('amqp://guest:guest@127.0.0.1:%d/' % self.port)
-        self.folder = None
-        self.child = None
 
     @staticmethod
     def available():
@@ -136,22 +133,3 @@ class PrivateBroker(Broker):
             [SERVER], os.path.join(self.folder, 'output'), env)
         process.wait(self.answers, timeout, 'RabbitMQ on port %d' % self.port,
                      self.child.log)
-
-    def stop(self):
-        """End its process at once, as a crash would; its data stays."""
-        if self.child:
-            self.child.kill()
-            self.child = None
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -98,13 +98,11 @@ class MariaDB:
             return False
 
 
-class PrivateMariaDB(MariaDB):
+class PrivateMariaDB(MariaDB, process.PrivateServer):
     """A MariaDB of one's own, which a test can stop and start again."""
 
     def __init__(self):
         super().__init__(process.free_port())
-        self.folder = None
-        self.child = None
 
     @staticmethod
     def available():
@@ -148,31 +146,12 @@ class PrivateMariaDB(MariaDB):
     def _data(self):
         return os.path.join(self.folder, 'data')
 
-    def stop(self):
-        """End its process at once, as a crash would; its data stays."""
-        if self.child:
-            self.child.kill()
-            self.child = None
-
     def freeze(self):
         """Let it hang: connections stay open, nothing is answered."""
         self.child.process.send_signal(signal.SIGSTOP)
 
     def thaw(self):
         self.child.process.send_signal(signal.SIGCONT)
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _mariadbd():

@@ -13,6 +13,7 @@
 """Child processes which are always ended, by their ids."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -150,3 +151,33 @@ class Child:
 
     def __exit__(self, *exc):
         self.stop()
+
+
+class PrivateServer:
+    """A server of one's own, which a test can stop and start again.
+
+    A subclass has ``start()``, which makes ``folder``, if there is none yet,
+    and ``child``.
+    """
+
+    folder = None
+    child = None
+
+    def stop(self):
+        """End its process at once, as a crash would; its data stays."""
+        if self.child:
+            self.child.kill()
+            self.child = None
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
