@@ -30,6 +30,14 @@ CLEAR = {'worker ping': 'The message broker cannot be reached: ',
 @ddt.ddt
 class RosterTestCase(base.LabTestCase):
 
+    def run_manage(self, cloud, line, mode, node):
+        return subprocess.run(
+            [database.program('nova-manage'), '--config-file',
+             os.path.join(cloud.folder, node + '.conf'), *line.split()],
+            env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
+                'true' if mode == 'threading' else 'false')),
+            text=True, capture_output=True, timeout=120)
+
     def manage(self, cloud, line, mode='threading', node=NODE, stderr=''):
         """Run nova-manage.
 
@@ -38,12 +46,7 @@ class RosterTestCase(base.LabTestCase):
         :param stderr: what it has to say there
         :returns: its return code and what it says on stdout
         """
-        done = subprocess.run(
-            [database.program('nova-manage'), '--config-file',
-             os.path.join(cloud.folder, node + '.conf'), *line.split()],
-            env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
-                'true' if mode == 'threading' else 'false')),
-            text=True, capture_output=True, timeout=120)
+        done = self.run_manage(cloud, line, mode, node)
         # In the eventlet mode nova itself warns, of that mode.
         told = [line for line in done.stderr.splitlines()
                 if ' ' in line and 'ventlet' not in line]
@@ -168,12 +171,7 @@ class RosterTestCase(base.LabTestCase):
                       'w') as stream:
                 stream.write(good.replace(old, port))
             began = time.monotonic()
-            done = subprocess.run(
-                [database.program('nova-manage'), '--config-file',
-                 os.path.join(cloud.folder, name + '.conf'), *line.split()],
-                env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
-                    'true' if mode == 'threading' else 'false')),
-                text=True, capture_output=True, timeout=120)
+            done = self.run_manage(cloud, line, mode, name)
             self.assertLess(time.monotonic() - began, 60)
             self.assertEqual((code, ''), (done.returncode, done.stdout))
             self.assertEqual(1, done.stderr.count(CLEAR[line]), done.stderr)
