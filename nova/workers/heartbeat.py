@@ -75,14 +75,19 @@ class Heartbeat:
         """The RPC server for requests and for the worker's own messages."""
         return rpcserver.RPCServer(
             rpc.get_server(target, endpoints + [_Endpoint(self._beat)],
-                           serializer), self.bound)
+                           serializer), self.bound, self._start)
 
     def join(self, host, topic, service):
-        """The Service has started: let it serve, and start the heartbeat."""
+        """The Service has started: let messages run."""
+        self.bound.open()
+
+    def _start(self):
+        """The broker sends requests from now on, so it has to run them."""
+        service = self._server
         self._record = record.Record(service)
         service.service_ref.save = self._record.write
-        self._client = rpc.get_client(messaging.Target(topic=topic))
-        self.bound.open()
+        self._client = rpc.get_client(messaging.Target(topic=service.topic))
+        self._alive()
         interval = service.report_interval
         if interval:
             for seconds, function in ((interval, self._send),
@@ -160,7 +165,7 @@ class Heartbeat:
                 self._server.topic, self._server.report_interval,
                 self._send_again)
         if self.bound.full:
-            if overdue >= self._server.report_interval:
+            if overdue >= self._server.report_interval and self.bound.size:
                 self._warn(
                     'takes no more requests: all %d threads are busy and have '
                     'begun nothing for %d seconds' % (self.bound.size, overdue))

@@ -61,7 +61,6 @@ class Bound:
     def open(self):
         """Let messages run, as many at a time as a server has threads."""
         self._resize(self._threads)
-        self._begin()
 
     def lift(self):
         """Let all run that comes, so that nothing has to wait for a thread."""
@@ -131,14 +130,19 @@ class RPCServer:
 
     :param server: the oslo_messaging.RPCServer
     :param bound: the Bound
+    :param on_start: called without arguments once the broker sends to it
     """
 
-    def __init__(self, server, bound):
+    def __init__(self, server, bound, on_start=lambda: None):
         self._server = server
         self._bound = bound
-        self.start = server.start
+        self._on_start = on_start
         self.wait = server.wait
         bound.put_on(server)
+
+    def start(self):
+        self._server.start()
+        self._on_start()
 
     def stop(self):
         """Read no more, and let what was read run to its end.

@@ -108,7 +108,8 @@ class BlockedTestCase(base.LabTestCase):
         for _probe in range(4):
             self.assertFalse(self.client.answers(base.NODE, 1))
         self.free(2)
-        self.assertTrue(self.client.answers(base.NODE, 10))
+        self.made.wait(lambda: self.client.answers(base.NODE, 1), 20,
+                       'an answer from the worker that was freed')
 
     @ddt.data(*base.MODES)
     def test_requests_wait_for_a_thread(self, mode):

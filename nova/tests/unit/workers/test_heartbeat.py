@@ -64,7 +64,8 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.report_state = self.server.servicegroup_api.report_state
         self.alive = mock.Mock()
         self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
-        self.heartbeat.get_rpcserver('target', ['endpoint'], 'serializer')
+        self.heartbeat.get_rpcserver(
+            'target', ['endpoint'], 'serializer').start()
         self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
 
     def _inquire(self, topic, timeout, then):
@@ -108,15 +109,34 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.assertEqual(['beat', 'target'], [
             name for name in dir(self.endpoint) if not name.startswith('_')])
 
-    def test_serves_once_the_service_has_started(self):
-        # From then on it is watched.
-        other = heartbeat.Heartbeat(self.server, self.alive)
-        other.get_rpcserver('target', [], 'serializer')
+    def start(self):
         self.alive.reset_mock()
-        self.assertEqual(0, other.bound.size)
-        other.join('node-1-worker-2', 'scheduler', self.server)
-        self.assertEqual(2, other.bound.size)
+        self.server.tg.add_timer_args.reset_mock()
+        self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
+        server = self.heartbeat.get_rpcserver('target', [], 'serializer')
+        self.alive.assert_not_called()
+        server.start()
+
+    def test_watched_once_the_broker_sends_to_it(self):
+        # It has prefetched requests from then on.
+        self.start()
         self.alive.assert_called_once_with()
+        self.assertEqual(0, self.heartbeat.bound.size)
+        self.heartbeat._send()
+        self.assertFalse(self.is_alive())
+        self.assertEqual(0, self.logged('takes no more'))
+
+    def test_database_is_away_before_it_serves(self):
+        self.start()
+        self.heartbeat._send()
+        self.outage = 'the main database does not answer: gone'
+        for _interval in range(3):
+            self.assertTrue(self.is_alive())
+
+    def test_serves_once_the_service_has_started(self):
+        self.start()
+        self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
+        self.assertEqual(2, self.heartbeat.bound.size)
 
     def test_message_is_for_the_own_server(self):
         self.heartbeat._send()
@@ -134,13 +154,9 @@ class HeartbeatTestCase(test.NoDBTestCase):
             [(timer.args[0], timer.kwargs['args'][0]) for timer in timers])
 
     def test_no_heartbeat_without_report_interval(self):
-        server = mock.Mock(report_interval=0)
-        other = heartbeat.Heartbeat(server, self.alive)
-        other.get_rpcserver('target', [], 'serializer')
-        other.join('h', 't', server)
-        server.tg.add_timer_args.assert_not_called()
-        # It serves all the same.
-        self.assertEqual(2, other.bound.size)
+        self.server.report_interval = 0
+        self.start()
+        self.server.tg.add_timer_args.assert_not_called()
 
     def test_written_when_the_message_runs(self):
         self.heartbeat._send()
