@@ -41,10 +41,7 @@ CHECKS = 5
 
 
 class Heartbeat:
-    """The heartbeat of one worker.
-
-    Takes the place of nova.servicegroup.API in the Service of the worker, and
-    makes its RPC servers.
+    """Takes the place of nova.servicegroup.API in the Service of a worker.
 
     :param server: the nova.service.Service, bound to its worker host
     :param alive: called without arguments whenever a message begins to run,
@@ -60,16 +57,12 @@ class Heartbeat:
         self._record: ty.Any = None
         self._client: ty.Any = None
         # All times are in seconds of time.monotonic(). Since when an own
-        # message should run, and when the last one went into the queue; None
-        # if none should, or if it is not there (any more).
-        self._waiting = None
-        self._sent = None
-        self._writing = False
-        # What is asked why it does not run, when something was away last, and
-        # what was logged about it.
+        # message should run, and when one went into the queue; or None.
+        self._waiting = self._sent = None
+        self._writing = self._warned = False
+        # What is asked why it does not run, and when something was away last.
         self._inquiry: ty.Any = None
         self._away: float = 0
-        self._warned = False
 
     def get_rpcserver(self, target, endpoints, serializer):
         """The RPC server for requests and for the worker's own messages."""
@@ -93,7 +86,7 @@ class Heartbeat:
             for seconds, function in ((interval, self._send),
                                       (interval / CHECKS, self._check)):
                 service.tg.add_timer_args(
-                    seconds, _run_and_log, args=[function])
+                    seconds, function, stop_on_exception=False)
 
     def _beat(self):
         """The own message runs: write the heartbeat."""
@@ -113,9 +106,8 @@ class Heartbeat:
     def _cast(self, client, **options):
         """Send an own message; without a retry, as the next is due soon."""
         client.prepare(
-            server=self._server.host, namespace=_Endpoint.target.namespace,
-            version=_Endpoint.target.version, retry=0, **options
-        ).cast(context.get_admin_context(), 'beat')
+            server=self._server.host, namespace='worker', version='1.0',
+            retry=0, **options).cast(context.get_admin_context(), 'beat')
 
     def _send(self):
         """Send an own message, unless one is still to run."""
@@ -139,9 +131,8 @@ class Heartbeat:
             return
         self._sent = time.monotonic()
         try:
-            # Where there is no queue yet, the broker says so. It leaves a
-            # confirmation unread, which is not for those who share the
-            # connections of other clients.
+            # Where there is no queue yet, the broker says so, and leaves a
+            # confirmation unread on a connection that nobody shares.
             self._cast(client, transport_options=messaging.TransportOptions(
                 at_least_once=True))
         except messaging.MessageUndeliverable:
@@ -157,7 +148,7 @@ class Heartbeat:
             return
         if self._inquiry is None or self._inquiry.done:
             if self._inquiry is not None and self._inquiry.outage:
-                # The message may have gone down with the broker.
+                # The broker may have taken the message down with it.
                 self._away, self._sent = now, None
                 self._warn('runs no messages, as ' + self._inquiry.outage)
                 self._alive()
@@ -178,8 +169,7 @@ class Heartbeat:
         """Log, once until it runs messages again, why it does not."""
         if not self._warned:
             self._warned = True
-            LOG.warning('Worker %(host)s %(reason)s',
-                        {'host': self._server.host, 'reason': reason})
+            LOG.warning('Worker %s %s', self._server.host, reason)
 
 
 class _Endpoint:
@@ -199,13 +189,4 @@ def _reconnect_time():
     try:
         return CONF.oslo_messaging_rabbit.rabbit_interval_max
     except cfg.NoSuchOptError:
-        # Not RabbitMQ.
-        return 30
-
-
-def _run_and_log(function):
-    # A timer ends with the first exception.
-    try:
-        function()
-    except Exception:
-        LOG.exception('Unexpected error in the heartbeat')
+        return 30  # Not RabbitMQ.

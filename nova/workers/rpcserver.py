@@ -17,7 +17,7 @@ into a dispatch pool whose backlog has no limit. So a worker whose pool is
 blocked goes on taking its share of all requests for ever, and a slow one
 collects every caller in its backlog. Here the listener thread waits while all
 threads are busy: it reads no more, the prefetch fills up, and the broker gives
-the rest to other workers. Nothing is closed for that, so nothing gets lost.
+the rest to other workers. Nothing is closed, so nothing gets lost.
 """
 
 import threading
@@ -27,9 +27,8 @@ from oslo_log import log as logging
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that stop() waits for what was read to run to its end. That is what
-# nova's defaults for graceful_shutdown_timeout and manager_shutdown_timeout
-# leave.
+# Seconds that stop() waits for what was read to run to its end: what nova's
+# defaults of graceful_shutdown_timeout and manager_shutdown_timeout leave.
 STOP_TIME = 20
 
 
@@ -63,7 +62,7 @@ class Bound:
         self._resize(self._threads)
 
     def lift(self):
-        """Let all run that comes, so that nothing has to wait for a thread."""
+        """Let all that was read go to the dispatch pool."""
         self._resize(float('inf'))
 
     def wait_until_idle(self, timeout=None):
@@ -86,19 +85,20 @@ class Bound:
 
         def on_incoming(incoming):
             with self._changed:
-                self._changed.wait_for(self._has_room)
+                self._changed.wait_for(lambda: not self.full)
                 self._running += 1
             try:
                 submit(incoming)
             except BaseException:
                 self._end()
                 raise
-            # Wait here, so that the next one is not even read.
             with self._changed:
-                self._changed.wait_for(self._has_room)
+                # Here, so that the next one is not even read.
+                self._changed.wait_for(lambda: not self.full)
 
         def process_incoming(incoming):
-            self._begin()
+            self.begun = time.monotonic()
+            self._on_begin()
             try:
                 process(incoming)
             finally:
@@ -111,13 +111,6 @@ class Bound:
         with self._changed:
             self.size = size
             self._changed.notify_all()
-
-    def _has_room(self):
-        return not self.full
-
-    def _begin(self):
-        self.begun = time.monotonic()
-        self._on_begin()
 
     def _end(self):
         with self._changed:
@@ -148,7 +141,6 @@ class RPCServer:
         """Read no more, and let what was read run to its end.
 
         The manager shuts down next, and would leave it without what it needs.
-        Whatever takes longer than STOP_TIME is the manager's to wait for.
         """
         self._bound.lift()
         self._server.stop()
