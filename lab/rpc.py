@@ -13,6 +13,7 @@
 """Calling a scheduler's workers over oslo.messaging, as liveness probes do."""
 
 import collections
+import functools
 import threading
 import time
 import uuid
@@ -98,7 +99,8 @@ class Callers:
     was not even sent or was answered by an error. It counts when it ends.
     """
 
-    def __init__(self, client, n=8, timeout=5, server=None, limit=600):
+    def __init__(self, client, n=8, timeout=5, server=None, limit=600,
+                 call=None):
         """Set them up; they start with ``start`` or a ``with``.
 
         :param client: a ``Client``
@@ -106,10 +108,10 @@ class Callers:
         :param timeout: seconds a caller waits for an answer
         :param server: as for ``Client.ping``
         :param limit: seconds after which they end in any case
+        :param call: what to call with the timeout, in place of a ping
         """
-        self.client = client
         self.timeout = timeout
-        self.server = server
+        self.call = call or functools.partial(client.ping, server)
         self.limit = limit
         self.began = None
         self._calls = []
@@ -122,7 +124,7 @@ class Callers:
         while not self._stop.is_set() and self.elapsed() < self.limit:
             began = self.elapsed()
             try:
-                self.client.ping(self.server, self.timeout)
+                self.call(self.timeout)
                 outcome = 'answered'
             except oslo_messaging.MessagingTimeout:
                 outcome = 'lost'
@@ -145,6 +147,11 @@ class Callers:
             outcome for start, end, outcome in list(self._calls)
             if since <= end < until and start >= began)
         return Counts(*(found[name] for name in Counts._fields))
+
+    def latencies(self, since=0, until=float('inf')):
+        """The seconds that calls answered between two times took, sorted."""
+        return sorted(end - start for start, end, outcome in list(self._calls)
+                      if outcome == 'answered' and since <= end < until)
 
     def timeline(self, width=5):
         """The counts of each ``width`` seconds since the start."""
