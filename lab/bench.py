@@ -25,6 +25,7 @@ import collections
 import contextlib
 import functools
 import json
+import os
 import signal
 import statistics
 import sys
@@ -111,6 +112,17 @@ def calling(made, timeout=30, call=rpc.Client.ping):
         yield callers
 
 
+def healthy_rate(callers):
+    """Calls answered a second when all is well.
+
+    :raises LabError: when there is none, and so nothing to compare with
+    """
+    rate = callers.rate(RATE)
+    if not rate:
+        raise LabError('no call was answered in %d s' % RATE)
+    return rate
+
+
 def percentiles(seconds):
     """The median and the 99th percentile of sorted seconds, in ms."""
     return [1000 * seconds[len(seconds) * percent // 100]
@@ -139,7 +151,7 @@ def measure_stuck(made, args, tree, conf, fault):
                 (faults.block, faults.free))
     with serving(made, args, tree, conf) as scheduler, \
             calling(made, TIMEOUT) as callers:
-        healthy = callers.rate(RATE)
+        healthy = healthy_rate(callers)
         worker = scheduler.workers()[2]
         at = callers.elapsed()
         put(worker)
@@ -151,7 +163,8 @@ def measure_stuck(made, args, tree, conf, fault):
             end(worker)
     until = at + args.seconds
     goodput = [callers.counts(at + since, at + since + WIDTH).answered
-               / WIDTH / healthy for since in range(0, args.seconds, WIDTH)]
+               / WIDTH / healthy for since in
+               range(0, args.seconds - WIDTH + 1, WIDTH)]
     # Those made in time are lost that much later.
     lost = [callers.counts(at, until + TIMEOUT, began=began).lost
             for began in (0, at)]
@@ -174,7 +187,7 @@ def slow(args, stack):
 def measure_slow(made, args, tree, conf):
     with serving(made, args, tree, conf) as scheduler, \
             calling(made) as callers:
-        healthy = callers.rate(RATE)
+        healthy = healthy_rate(callers)
         worker = scheduler.workers()[2]
         made.faults.slow(worker, 0.5)
         # Its backlog builds up.
@@ -209,7 +222,7 @@ def measure_healthy(made, scheduler, nodes):
     for name, call in (('ping', rpc.Client.ping), ('select', nodes.select)):
         with calling(made, call=call) as callers:
             since, used = callers.elapsed(), cpu_seconds(scheduler)
-            rate = callers.rate(RATE)
+            rate = healthy_rate(callers)
             used = cpu_seconds(scheduler) - used
             latencies = callers.latencies(since)
         counts = callers.counts()
@@ -325,6 +338,14 @@ def table(variants, results):
     return made
 
 
+def at_least(least):
+    def number(text):
+        if int(text) < least:
+            raise ValueError
+        return int(text)
+    return number
+
+
 def parse():
     parser = argparse.ArgumentParser(
         prog='python -m lab.bench', description=__doc__.splitlines()[0])
@@ -333,15 +354,16 @@ def parse():
         command = commands.add_parser(name, help=measurement.__doc__)
         command.add_argument('--stock', required=True, metavar='TREE',
                              help='folder of a nova without the series')
-        command.add_argument('--rounds', type=int, default=5)
+        command.add_argument('--rounds', type=at_least(1), default=5,
+                             metavar='N')
         command.add_argument('--mode', default='threading',
                              choices=('threading', 'eventlet'))
         command.add_argument(
-            '--stock-prefetch', type=int, nargs='*', metavar='N',
+            '--stock-prefetch', type=at_least(0), nargs='*', metavar='N',
             default=[4] if measurement in (stuck, slow) else [],
             help='measure stock with each of these as well')
         command.add_argument(
-            '--prefetch', type=int, nargs='+', default=[], metavar='N',
+            '--prefetch', type=at_least(0), nargs='+', default=[], metavar='N',
             help="measure the series with each of these (0: unlimited), "
                  "and not with its default")
         command.add_argument('--delay', type=float, default=0, metavar='MS',
@@ -353,15 +375,21 @@ def parse():
             faults = ['stopped', 'blocked']
             command.add_argument('--fault', nargs='+', default=faults,
                                  choices=faults)
-            command.add_argument('--interval', type=int, nargs='+',
+            command.add_argument('--interval', type=at_least(1), nargs='+',
                                  default=[2, 10], metavar='SECONDS',
                                  help='report_interval')
-            command.add_argument('--seconds', type=int, default=30,
+            command.add_argument('--seconds', type=at_least(15), default=30,
                                  help='how long to look at it')
         if measurement is healthy:
-            command.add_argument('--nodes', type=int, default=50,
-                                 help='number of compute nodes')
-    return parser.parse_args()
+            command.add_argument('--nodes', type=at_least(1), default=50,
+                                 metavar='N', help='number of compute nodes')
+    args = parser.parse_args()
+    if (not os.path.isdir(os.path.join(args.stock, 'nova'))
+            or cloud.has_worker_hosts(args.stock)):
+        parser.error(f'{args.stock} is no nova without the series')
+    if not cloud.has_worker_hosts():
+        parser.error('the installed nova has not got the series')
+    return args
 
 
 def main():
