@@ -25,8 +25,6 @@ from common import BUILD
 from common import Clock
 from common import Error
 from common import git
-from common import locked
-from common import pip
 from common import ROOT
 from common import say
 from common import shown
@@ -34,32 +32,6 @@ import environment
 import series
 
 NOTES = 'releasenotes/notes'
-
-
-def ensure(release):
-    """Return the folder of the gates' own packages, made if need be.
-
-    It comes on top of the release's environment, which the tests need and
-    which stays small without Sphinx and mypy.
-    """
-    lock = release.lock.with_stem(f'{release.lock.stem}-gates')
-    folder = BUILD / 'env' / f'{release.name}-gates'
-    with locked():
-        wanted = lock.read_text()
-        stamp = folder / 'stamp'
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return folder
-        clock = Clock()
-        say(f'installing {shown(lock)} into {shown(folder)}')
-        shutil.rmtree(folder, ignore_errors=True)
-        python = BUILD / 'env' / release.name / 'bin' / 'python'
-        pip(f'cannot install {shown(lock)}', '--python', str(python),
-            'install', '--progress-bar=off', '--no-deps', '--target',
-            str(folder), '--requirement', str(lock))
-        # Last, so that an interrupted one is made again.
-        stamp.write_text(wanted)
-    say(f'installed {shown(folder)} ({clock})')
-    return folder
 
 
 class Gate:
@@ -71,7 +43,9 @@ class Gate:
             say(f'note: edits of {shown(self.tree)} that are not committed '
                 f'are left out')
         self.python = environment.ensure(release.name)
-        self.environ = {**os.environ, 'PYTHONPATH': str(ensure(release)),
+        # Sphinx and mypy; the tests do not need them.
+        extra = environment.extra(self.python, release.extra_lock('gates'))
+        self.environ = {**os.environ, 'PYTHONPATH': str(extra),
                         'PYTHONWARNINGS': 'ignore', 'LC_ALL': 'C.UTF-8',
                         'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'false'}
         self.commits = git(self.tree, 'rev-list', '--reverse',

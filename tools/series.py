@@ -15,7 +15,8 @@
 Needs Python 3.11, git and pip, and nothing else. build/RELEASE is a git
 repository: the base's source distribution tagged ``base``, then one commit
 for each folder of series/<base>/. It is where changes are tested and
-edited; ``refresh`` writes what was committed there back.
+edited; ``refresh`` writes what was committed there back. The base is nova
+unless --base names another, whose tree is build/RELEASE-BASE.
 """
 
 import argparse
@@ -209,7 +210,7 @@ def _build(release):
     digest = changes.digest(release, series)
     for path in changes.forgotten(release, series):
         say(f'warning: no change adds {path}')
-    tree = BUILD / release.name
+    tree = release.tree
     if tree.exists():
         if not (tree / '.git').is_dir():
             raise Error(f'{shown(tree)} is not a tree this tool built; '
@@ -220,7 +221,8 @@ def _build(release):
             return tree
         if edited(tree):
             raise Error(f'{shown(tree)} has edits that a build would lose: '
-                        f'"refresh {release.name}" keeps them, or remove it')
+                        f'"refresh {release.arguments}" keeps them, or '
+                        f'remove it')
     with scratch() as folder:
         assemble(release, series, folder / 'new')
         _note(folder / 'new', digest)
@@ -239,7 +241,7 @@ def pristine(release):
     """
     tree = build(release)
     if edited(tree):
-        raise Error(f'{shown(tree)} has edits: "refresh {release.name}" '
+        raise Error(f'{shown(tree)} has edits: "refresh {release.arguments}" '
                     f'them first, or undo them')
     return tree
 
@@ -253,7 +255,7 @@ def refresh(release):
         the commits do not make a series
     """
     with locked():
-        tree = BUILD / release.name
+        tree = release.tree
         if not tree.exists():
             raise Error(f'{shown(tree)} is not built')
         old = changes.changes(release)
@@ -388,6 +390,10 @@ def wheel(release):
         git(tree, 'archive', f'--output={folder / "tree.tar"}',
             '--prefix=tree/', 'HEAD')
         unpack(folder / 'tree.tar', folder / 'tree')
+        # Some builds only take what is listed there.
+        for info in (folder / 'tree').glob('*.egg-info'):
+            (info / 'SOURCES.txt').write_text(
+                git(tree, 'ls-files', '-z').replace('\0', '\n'))
         pip(f'cannot build the wheel of {release.base}', 'wheel',
             '--no-deps', '--wheel-dir', str(folder / 'dist'),
             str(folder / 'tree'), environ=_wheel_environ(release))
@@ -410,7 +416,7 @@ def _wheel_environ(release):
 
 
 def _verify(release, made, tree):
-    name = re.sub(r'[-_.]+', '_', release.base)
+    name = release.project
     wanted = f'{name}-{release.local_version}-py3-none-any.whl'
     if made.name != wanted:
         raise Error(f'the wheel is {made.name}, and not {wanted}')
@@ -434,17 +440,22 @@ def main(argv=None):
             ('check', 'run the tests that are touched, after each change')):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument('release', metavar='RELEASE')
+        command.add_argument('--base', default=changes.NOVA,
+                             help='nova by default')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
         if name == 'check':
             command.add_argument('--from', dest='start', metavar='NN',
                                  default='', help='begin with this change')
     args = parser.parse_args(argv)
-    release = changes.release(args.release)
+    release = changes.release(args.release, args.base)
     if args.command == 'export':
         export(release, args.folder)
     elif args.command == 'check':
         import check
+        if release.base != changes.NOVA:
+            # It is in the environment that the tests run in.
+            build(changes.release(release.name))
         check.check(release, pristine(release), args.start)
     else:
         {'build': build, 'refresh': refresh,

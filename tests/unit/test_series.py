@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 import shutil
 import subprocess
+import zipfile
 
 from tests.unit import repository
 from tests.unit.repository import edit
@@ -178,6 +179,20 @@ class TestBuild(repository.RepositoryTest):
         self.assertIn('unknown release 9; known: 1.0',
                       self.refuse('build', '9'))
 
+    def test_patch_of_this_release_is_missing(self):
+        self.write('series/nova/02-service/edits/0.9.patch', 'older\n')
+        (self.root / 'series/nova/02-service/edits/1.0.patch').unlink()
+        self.assertIn('series/nova/02-service/edits/1.0.patch is missing',
+                      self.refuse('build', '1.0'))
+
+    def test_patch_of_this_release_is_empty(self):
+        self.write('series/nova/01-workers/edits/0.9.patch', 'older\n')
+        self.write('series/nova/01-workers/edits/1.0.patch', '')
+        self.succeed('build', '1.0')
+        self.succeed('refresh', '1.0')
+        self.assertEqual('', (self.root / 'series/nova/01-workers/edits/'
+                                          '1.0.patch').read_text())
+
     def test_malformed(self):
         self.write('series/nova/third/message', 'x\n')
         self.assertIn('third', self.refuse('build', '1.0'))
@@ -191,6 +206,84 @@ class TestBuild(repository.RepositoryTest):
 
     def test_usage(self):
         self.assertEqual(2, self.run_tool('make', '1.0')[0])
+
+
+class TestOtherBase(repository.RepositoryTest):
+
+    base = ('1.0', '--base', repository.COMPANION)
+
+    def setUp(self):
+        super().setUp()
+        self.add_companion()
+        self.tree = self.root / 'build/1.0-oslo.messaging'
+
+    def test_build(self):
+        self.succeed('build', *self.base)
+        self.assertEqual('Subject of rabbit\noslo.messaging 2.0',
+                         self.git('log', '--format=%s'))
+        self.assertEqual(
+            'oslo_messaging/_drivers/rabbit.py\noslo_messaging/new.py\n'
+            'releasenotes/notes/x.yaml',
+            self.git('diff', '--name-only', 'base', 'HEAD'))
+        self.assertFalse((self.root / 'build/1.0').exists())
+
+    def test_does_not_touch_nova(self):
+        self.succeed('build', '1.0')
+        self.assertNotIn('releasenotes',
+                         os.listdir(self.root / 'build/1.0'))
+
+    def test_forgotten_file(self):
+        self.write('oslo.messaging/oslo_messaging/more.py', '')
+        self.assertIn('warning: no change adds oslo_messaging/more.py',
+                      self.succeed('build', *self.base))
+        self.assertNotIn('warning', self.succeed('build', '1.0'))
+
+    def test_refresh(self):
+        self.succeed('build', *self.base)
+        self.write('build/1.0-oslo.messaging/oslo_messaging/new.py', 'X = 2\n')
+        self.write('build/1.0-oslo.messaging/setup.py', '')
+        self.write('build/1.0-oslo.messaging/oslo_messaging/more.py', '')
+        self.git('add', '.')
+        self.git('commit', '-q', '--amend', '--no-edit')
+        self.succeed('refresh', *self.base)
+        files = self.files()
+        self.assertEqual('X = 2\n',
+                         files['oslo.messaging/oslo_messaging/new.py'])
+        self.assertIn('oslo.messaging/oslo_messaging/more.py', files)
+        self.assertIn('+++ b/setup.py',
+                      files['series/oslo.messaging/01-rabbit/edits/1.0.patch'])
+        self.assertIn('oslo_messaging/more.py\n',
+                      files['series/oslo.messaging/01-rabbit/adds'])
+        self.assertIn('up to date', self.succeed('build', *self.base))
+
+    def test_tells_how_to_refresh(self):
+        self.succeed('build', *self.base)
+        self.write('build/1.0-oslo.messaging/new.py', '')
+        self.assertIn('"refresh 1.0 --base oslo.messaging"',
+                      self.refuse('wheel', *self.base))
+
+    def test_export(self):
+        out = self.root / 'out'
+        self.succeed('export', *self.base, str(out))
+        self.assertEqual(['0001-rabbit.patch', 'series'],
+                         sorted(os.listdir(out)))
+
+    def test_unknown_base(self):
+        self.assertIn('1.0 has no base x; known: nova, oslo.messaging',
+                      self.refuse('build', '1.0', '--base', 'x'))
+
+    def test_no_changes(self):
+        shutil.rmtree(self.root / 'series/oslo.messaging')
+        self.assertIn('series/oslo.messaging is missing',
+                      self.refuse('build', *self.base))
+
+    def test_wheel(self):
+        out = self.succeed('wheel', *self.base, **TestWheel.offline)
+        wheel = Path(self.root, out.split('\n')[-2].split()[0])
+        self.assertEqual(
+            'oslo_messaging-2.0+workers.7-py3-none-any.whl', wheel.name)
+        with zipfile.ZipFile(wheel) as file:
+            self.assertIn('oslo_messaging/new.py', file.namelist())
 
 
 class TestRefresh(repository.RepositoryTest):
