@@ -16,12 +16,17 @@ A change is read whole into memory, with the files it adds: what is built,
 compared and written back is the same object.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from pathlib import Path
 import re
 import shutil
-import tomllib
+try:
+    import tomllib
+except ImportError:
+    tomllib = None  # common.guarded() tells it in one line.
 
 from common import BUILD
 from common import decode

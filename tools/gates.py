@@ -37,12 +37,12 @@ NOTES = 'releasenotes/notes'
 class Gate:
     """Runs programs in a clone of the built tree, and counts failures."""
 
-    def __init__(self, release, name):
+    def __init__(self, release, name, version):
         self.tree = series.build(release)
         if series.dirty(self.tree):
             say(f'note: edits of {shown(self.tree)} that are not committed '
                 f'are left out')
-        self.python = environment.ensure(release.name)
+        self.python = environment.ensure(release.name, version)
         # Sphinx and mypy; the tests do not need them.
         extra = environment.extra(self.python, release.extra_lock('gates'))
         self.environ = {**os.environ, 'PYTHONPATH': str(extra),
@@ -81,13 +81,15 @@ class Gate:
             raise Error(f'{name}: failed: ' + ', '.join(self.failed))
 
 
-def pep8(release):
+def pep8(release, version=None):
     """Run nova's pep8 on what each change adds and edits, and on our tools.
 
     That is what nova's .pre-commit-config.yaml and its mypy environment
     run, with nova's settings.
+
+    :param version: as for environment.ensure()
     """
-    gate = Gate(release, 'pep8')
+    gate = Gate(release, 'pep8', version)
     gate.module('tools lab tests: flake8', 'flake8', '--isolated',
                 '--max-line-length=79', 'tools', 'lab', 'tests', cwd=ROOT)
     gate.end('pep8')
@@ -119,9 +121,12 @@ def pep8(release):
         say(f'{name}: {len(files)} files ({clock})')
 
 
-def docs(release):
-    """Build nova's documentation and release notes, warnings as errors."""
-    gate = Gate(release, 'docs')
+def docs(release, version=None):
+    """Build nova's documentation and release notes, warnings as errors.
+
+    :param version: as for environment.ensure()
+    """
+    gate = Gate(release, 'docs', version)
     clock = Clock()
     builder = 'html'
     if not shutil.which('dot'):

@@ -14,7 +14,9 @@
 
 ``test`` is all of the tests; a filter or stestr's own options may follow
 the name of any of them: ``run.py unit identity``, ``run.py nova -- -1``.
-``pep8`` and ``docs`` are nova's own gates, on the built tree.
+``pep8`` and ``docs`` are nova's own gates, on the built tree. ``--release``
+chooses another release than the newest, and ``--python 3.12`` the Python to
+run it with, in an environment of its own.
 """
 
 import argparse
@@ -66,8 +68,11 @@ def _print(line):
     say(line.rstrip('\n'))
 
 
-def run_suite(name, python, tree, args):
-    """Run one suite and return its Result; one with no tests has failed."""
+def run_suite(name, python, tree, modes, args):
+    """Run one suite and return its Result; one with no tests has failed.
+
+    :param modes: those of the tests in the tree
+    """
     total = suites.Result()
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
@@ -77,7 +82,7 @@ def run_suite(name, python, tree, args):
             say(f'{name}: there are no tests in {" ".join(paths)}')
             total += suites.Result(failed=1)
             continue
-        for mode in suites.MODES if where == 'tree' else (None,):
+        for mode in modes if where == 'tree' else (None,):
             clock = Clock()
             label = '-'.join(filter(None, (name, where, mode)))
             say(f'== {label}')
@@ -92,29 +97,35 @@ def run_suite(name, python, tree, args):
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='run', description=__doc__.partition('\n')[0],
-        usage='run.py [-h] {demo,test,' + ','.join([*SUITES, *GATES])
-              + '} [FILTER | -- OPTION ...]')
+        usage='run.py [-h] [--release RELEASE] [--python VERSION] {demo,test,'
+              + ','.join([*SUITES, *GATES]) + '} [FILTER | -- OPTION ...]')
+    parser.add_argument('--release', default=RELEASE,
+                        help=f'{RELEASE} by default')
+    parser.add_argument('--python', metavar='VERSION',
+                        help='for example 3.12; any that the release runs '
+                             'on by default')
     parser.add_argument('what', choices=['demo', 'test', *SUITES, *GATES])
     parser.add_argument('args', nargs=argparse.REMAINDER,
                         help='a filter, or options of "stestr run" after --')
     options = parser.parse_args(argv)
     args = options.args[options.args[:1] == ['--']:]
     clock = Clock()
+    release = changes.release(options.release)
     if options.what in GATES:
         if args:
             raise Error(f'{options.what} takes no arguments')
-        GATES[options.what](changes.release(RELEASE))
+        GATES[options.what](release, options.python)
         say(f'in {clock}')
         return 0
-    tree = series.build(changes.release(RELEASE))
-    python = environment.ensure(RELEASE)
+    tree = series.build(release)
+    python = environment.ensure(release.name, options.python)
     if options.what == 'demo':
         return subprocess.run([python, '-m', 'lab.demo', *args],
                               cwd=ROOT).returncode
     names = list(SUITES) if options.what == 'test' else [options.what]
     total = suites.Result()
     for name in names:
-        total += run_suite(name, python, tree, args)
+        total += run_suite(name, python, tree, release.modes, args)
     if not total.total:
         raise Error('no test matches ' + ' '.join(args))
     say(f'in {clock}')
