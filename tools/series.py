@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Build the series into a git repository, a patch set or a wheel.
+"""Build the series into a git repository, patches or a wheel.
 
 Needs Python 3.11, git and pip, and nothing else. build/RELEASE is a git
 repository: the base's source distribution tagged ``base``, then one commit
@@ -436,9 +436,16 @@ def main(argv=None):
             ('build', 'make build/RELEASE, a commit for each change'),
             ('refresh', 'write commits made in build/RELEASE back'),
             ('export', 'write patches for git am, patch and quilt'),
+            ('apply', "make a branch with the changes on a checkout's HEAD, "
+                      'by three-way merge'),
             ('wheel', 'write a wheel to dist/'),
             ('check', 'run the tests that are touched, after each change')):
         command = commands.add_parser(name, help=text, description=text)
+        if name == 'apply':
+            command.add_argument('checkout', metavar='CHECKOUT', type=Path,
+                                 help='a git repository of the base')
+            command.add_argument('--branch', metavar='NAME',
+                                 help='workers-RELEASE by default')
         command.add_argument('release', metavar='RELEASE')
         command.add_argument('--base', default=changes.NOVA,
                              help='nova by default')
@@ -451,6 +458,9 @@ def main(argv=None):
     release = changes.release(args.release, args.base)
     if args.command == 'export':
         export(release, args.folder)
+    elif args.command == 'apply':
+        import apply
+        apply.apply(release, pristine(release), args.checkout, args.branch)
     elif args.command == 'check':
         import check
         if release.base != changes.NOVA:
