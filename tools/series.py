@@ -354,11 +354,22 @@ def _patch(tree, commit, paths):
 
 # What others get -----------------------------------------------------------
 
-def export(release, folder):
+# Where Kolla's images have Python packages, whatever Python they have.
+KOLLA_PREFIX = 'var/lib/kolla/venv/lib/python3/site-packages'
+
+
+def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
     """Write the changes as patches, and quilt's list of them, to a folder.
 
-    :raises: Error if there is anything in it
+    :param layout: ``git``, for a checkout or for quilt, or ``kolla``, a
+        patches_path of kolla-build: for what is installed, without
+        documentation and tests, in the folder of the image that has it
+    :param prefix: with ``kolla``, the folder of the Python packages, from /
+    :raises: Error if there is anything in it, or in the image's folder
     """
+    if layout == 'kolla':
+        folder /= ('nova-base' if release.base == changes.NOVA
+                   else 'openstack-base')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Error(f'{folder} is there already, and not an empty folder')
     tree = pristine(release)
@@ -366,15 +377,32 @@ def export(release, folder):
     commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     patches = {}
     for place, (change, commit) in enumerate(zip(series, commits), 1):
-        patches[f'{place:04}-{change.slug}.patch'] = git(
-            tree, 'format-patch', '-1', '--stdout', '--no-numbered',
+        name, more = f'{place:04}-{change.slug}.patch', ()
+        if layout == 'kolla':
+            # Kolla remembers those of all images in one list, by name.
+            name = f'{release.project}-workers-{name}'
+            prefix = prefix.strip('/')
+            more = (f'--src-prefix={prefix}/', f'--dst-prefix={prefix}/',
+                    '--', release.project, f':!{release.project}/tests')
+        text = git(
+            tree, 'format-patch', '--stdout', '--no-numbered',
             '--no-signature', '--zero-commit', '--full-index', '--no-stat',
-            '--no-renames', commit)
+            '--no-renames', f'{commit}^..{commit}', *more)
+        if text:
+            patches[name] = text
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in patches.items():
         (folder / name).write_bytes(encode(text))
     (folder / 'series').write_text(''.join(f'{name}\n' for name in patches))
     say(f'wrote {len(patches)} patches and a quilt series to {folder}')
+
+
+def wheels():
+    """Write a wheel of each base that has changes, for all releases."""
+    for bases in changes.releases().values():
+        for release in bases.values():
+            if release.folder.is_dir():
+                wheel(release)
 
 
 def wheel(release):
@@ -446,18 +474,31 @@ def main(argv=None):
                                  help='a git repository of the base')
             command.add_argument('--branch', metavar='NAME',
                                  help='workers-RELEASE by default')
-        command.add_argument('release', metavar='RELEASE')
+        command.add_argument('release', metavar='RELEASE',
+                             nargs='?' if name == 'wheel' else None)
         command.add_argument('--base', default=changes.NOVA,
                              help='nova by default')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
+            command.add_argument('--layout', choices=('git', 'kolla'),
+                                 default='git', help='git by default')
+            command.add_argument('--prefix', default=KOLLA_PREFIX,
+                                 help='with kolla, where Python packages '
+                                      'are; %(default)s by default')
+        if name == 'wheel':
+            command.add_argument('--all', action='store_true',
+                                 help='of all releases and bases')
         if name == 'check':
             command.add_argument('--from', dest='start', metavar='NN',
                                  default='', help='begin with this change')
     args = parser.parse_args(argv)
+    if args.command == 'wheel' and args.all == bool(args.release):
+        parser.error('wheel takes either RELEASE or --all')
+    if args.release is None:
+        return wheels()
     release = changes.release(args.release, args.base)
     if args.command == 'export':
-        export(release, args.folder)
+        export(release, args.folder, args.layout, args.prefix)
     elif args.command == 'apply':
         import apply
         apply.apply(release, pristine(release), args.checkout, args.branch)

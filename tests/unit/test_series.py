@@ -482,6 +482,116 @@ class TestExport(repository.RepositoryTest):
                       self.refuse('export', '1.0', str(self.root / 'out')))
 
 
+class TestExportForKolla(repository.RepositoryTest):
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which('patch'):
+            self.skipTest('patch is not installed')
+        self.change('03-tests', adds={'nova/tests/unit/test_new.py': '',
+                                      'doc/source/new.rst': 'New\n'})
+        self.change('04-more', adds={'nova/more.py': 'x = 1\n',
+                                     'doc/source/more.rst': 'More\n'},
+                    patch=edit('nova/scheduler/manager.py', 8))
+        self.image = self.root / 'image'
+
+    def install(self, prefix, files):
+        # As Kolla's images have it: python3 is a link to the real one.
+        for path, text in files.items():
+            self.write(f'image/{prefix}/{path}', text)
+
+    def export(self, *args):
+        self.succeed('export', '1.0', str(self.root / 'out'),
+                     '--layout', 'kolla', *args)
+        return self.root / 'out'
+
+    def apply(self, folder):
+        """Do what Kolla's kolla_patch does in /, with all of a series."""
+        for name in (folder / 'series').read_text().split():
+            with open(folder / name) as stream:
+                done = subprocess.run(
+                    ['patch', '-p0', '--fuzz=0', '--ignore-whitespace'],
+                    stdin=stream, cwd=self.image, capture_output=True,
+                    text=True)
+            self.assertEqual((0, ''), (done.returncode, done.stderr),
+                             done.stdout)
+
+    def installed(self, prefix):
+        folder = self.image / prefix
+        return {path.relative_to(folder).as_posix(): path.read_text()
+                for path in folder.rglob('*') if path.is_file()}
+
+    def test_applies_to_an_image(self):
+        lib = 'var/lib/kolla/venv/lib'
+        packages = f'{lib}/python3.12/site-packages'
+        self.install(packages, {
+            path: text for path, text in repository.BASE.items()
+            if path.startswith('nova/')})
+        (self.image / lib / 'python3').symlink_to('python3.12')
+        before = self.installed(packages)
+        self.apply(self.export() / 'nova-base')
+        after = self.installed(packages)
+        self.assertEqual({'nova/workers/__init__.py', 'nova/workers/name.py',
+                          'nova/more.py'}, set(after) - set(before))
+        self.assertEqual({'nova/service.py', 'nova/scheduler/manager.py'},
+                         {path for path in before
+                          if before[path] != after[path]})
+        for path, text in after.items():
+            self.assertEqual((self.tree / path).read_text(), text)
+        # Nothing landed anywhere else.
+        self.assertEqual(['var'], os.listdir(self.image))
+
+    def test_prefix(self):
+        packages = 'opt/venv/lib/python3.13/site-packages'
+        self.install(packages, {
+            path: text for path, text in repository.BASE.items()
+            if path.startswith('nova/')})
+        self.apply(self.export('--prefix', f'/{packages}/') / 'nova-base')
+        self.assertIn('nova/more.py', self.installed(packages))
+
+    def test_another_nova(self):
+        packages = 'var/lib/kolla/venv/lib/python3/site-packages'
+        self.install(packages, {'nova/service.py': repository.LINES.replace(
+            'line_4 = 4\n', 'line_4 = "four"\n')})
+        folder = self.export() / 'nova-base'
+        with open(folder / 'nova-workers-0002-service.patch') as stream:
+            done = subprocess.run(['patch', '-p0', '--fuzz=0'], stdin=stream,
+                                  cwd=self.image, capture_output=True)
+        self.assertEqual(1, done.returncode)
+
+    def test_changes_without_code_are_left_out(self):
+        folder = self.export() / 'nova-base'
+        names = ['nova-workers-0001-workers.patch',
+                 'nova-workers-0002-service.patch',
+                 'nova-workers-0004-more.patch']
+        self.assertEqual([*names, 'series'], sorted(os.listdir(folder)))
+        self.assertEqual(names, (folder / 'series').read_text().split())
+        for name in names:
+            self.assertNotIn('doc/', (folder / name).read_text())
+
+    def test_images_of_both_bases(self):
+        # In one patches_path, no two with one name: Kolla would leave out
+        # the second.
+        self.add_companion()
+        out = self.export()
+        self.export('--base', repository.COMPANION)
+        self.assertEqual(['nova-base', 'openstack-base'],
+                         sorted(os.listdir(out)))
+        self.assertEqual(
+            ['oslo_messaging-workers-0001-rabbit.patch', 'series'],
+            sorted(os.listdir(out / 'openstack-base')))
+        packages = 'var/lib/kolla/venv/lib/python3/site-packages'
+        self.install(packages, repository.COMPANION_BASE)
+        self.apply(out / 'openstack-base')
+        self.assertEqual('X = 1\n', self.installed(packages)[
+            'oslo_messaging/new.py'])
+
+    def test_folder_of_the_image_is_not_empty(self):
+        self.export()
+        self.assertIn('nova-base is there already', self.refuse(
+            'export', '1.0', str(self.root / 'out'), '--layout', 'kolla'))
+
+
 class TestWheel(repository.RepositoryTest):
 
     # pip's odd way to say --no-build-isolation in the environment: the
@@ -494,6 +604,24 @@ class TestWheel(repository.RepositoryTest):
         self.assertEqual('nova-1.0+workers.7-py3-none-any.whl', wheel.name)
         self.assertTrue(wheel.is_file())
         self.assertEqual('', self.git('status', '--porcelain', '--ignored'))
+
+    def test_all(self):
+        self.add_companion()
+        self.succeed('wheel', '--all', **self.offline)
+        self.assertEqual(['nova-1.0+workers.7-py3-none-any.whl',
+                          'oslo_messaging-2.0+workers.7-py3-none-any.whl'],
+                         sorted(os.listdir(self.root / 'dist')))
+
+    def test_all_without_changes_of_a_base(self):
+        self.add_companion()
+        shutil.rmtree(self.root / 'series/oslo.messaging')
+        self.succeed('wheel', '--all', **self.offline)
+        self.assertEqual(['nova-1.0+workers.7-py3-none-any.whl'],
+                         os.listdir(self.root / 'dist'))
+
+    def test_all_or_one(self):
+        self.assertEqual(2, self.run_tool('wheel')[0])
+        self.assertEqual(2, self.run_tool('wheel', '1.0', '--all')[0])
 
     def test_build_fails(self):
         self.write_sdist({**repository.BASE, 'setup.py': 'raise OSError\n'})
