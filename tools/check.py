@@ -52,7 +52,7 @@ def check(release, tree, start=''):
         git(clone, 'checkout', '--quiet', '--detach', commit)
         clock = Clock()
         total = suites.Result()
-        for kind, names in _tests(release, clone).items():
+        for kind, names in touched(release, clone).items():
             for mode in modes if names else ():
                 total += _run(python, clone, change.name, kind, names, mode,
                               extra)
@@ -60,15 +60,18 @@ def check(release, tree, start=''):
             f'({clock})')
 
 
-def _tests(release, clone):
-    """The kinds of tests to run at a commit, and the modules of each."""
+def touched(release, tree):
+    """The tests to run for all changes up to what a tree has checked out.
+
+    :returns: kind, unit or functional -> dotted names of modules
+    """
     nova = release.base == changes.NOVA
-    paths = git(clone, 'diff', '--name-only', '--no-renames', '-z',
+    paths = git(tree, 'diff', '--name-only', '--no-renames', '-z',
                 f'--diff-filter={"M" if nova else "AM"}', 'base', 'HEAD')
     changed = list(filter(None, paths.split('\0')))
     if not nova:
-        return {'unit': suites.touched_of(clone, release.project, changed)}
-    return {kind: suites.touched(clone, kind, changed)
+        return {'unit': suites.touched_of(tree, release.project, changed)}
+    return {kind: suites.touched(tree, kind, changed)
             for kind in ('unit', 'functional')}
 
 

@@ -12,9 +12,9 @@
 
 """Build the series into a git repository, patches or a wheel.
 
-Needs Python 3.11, git and pip, and nothing else. build/RELEASE is a git
-repository: the base's source distribution tagged ``base``, then one commit
-for each folder of series/<base>/. It is where changes are tested and
+Needs Python 3.11 or newer, git and pip, and nothing else. build/RELEASE is
+a git repository: the base's source distribution tagged ``base``, then one
+commit for each folder of series/<base>/. It is where changes are tested and
 edited; ``refresh`` writes what was committed there back. The base is nova
 unless --base names another, whose tree is build/RELEASE-BASE.
 """
