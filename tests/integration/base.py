@@ -26,7 +26,7 @@ from lab import broker
 from lab import cloud
 from lab import database
 
-MODES = ('threading', 'eventlet')
+MODES = cloud.modes()
 NODE = 'scheduler-node-1'
 
 # Small, so that a test takes seconds, with room for a loaded machine.
