@@ -97,10 +97,11 @@ class Client:
     def look_up(self, timeout=5, server=None):
         """Have a scheduler read from the API database.
 
-        It looks where a compute host is that it does not know.
+        It looks where a compute host is that it does not know, and does so
+        each time, as the host seems to have an instance that it has not.
         """
         self._call(server, timeout, 'sync_instance_info', host_name='nobody',
-                   instance_uuids=[])
+                   instance_uuids=[str(uuid.uuid4())])
 
     def schedule(self, timeout=5, server=None):
         """Have a scheduler look for a host, in vain.

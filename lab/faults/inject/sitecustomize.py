@@ -50,11 +50,11 @@ def hold_gil(seconds):
 
 
 def block(method):
-    _replace(_endpoint(method), method, float('inf'))
+    _replace(_owner(method), method, float('inf'))
 
 
 def slow(method, seconds):
-    _replace(_endpoint(method), method, seconds)
+    _replace(_owner(method), method, seconds)
 
 
 def hang_reply():
@@ -73,14 +73,14 @@ def free():
 
 
 def watch():
-    from nova.scheduler import manager
-    original = manager.SchedulerManager.update_aggregates
+    from nova.scheduler import host_manager
+    original = host_manager.HostManager.update_aggregates
 
-    def update_aggregates(self, ctxt, aggregates):
-        original(self, ctxt, aggregates)
+    def update_aggregates(self, aggregates):
+        original(self, aggregates)
         casts.extend(aggregate.name for aggregate in aggregates)
 
-    manager.SchedulerManager.update_aggregates = update_aggregates
+    host_manager.HostManager.update_aggregates = update_aggregates
 
 
 def tell(path):
@@ -116,12 +116,13 @@ class Wait:
             return False
 
 
-def _endpoint(method):
+def _owner(method):
     """The class whose method it is."""
     from nova import baserpc
-    from nova.scheduler import manager
+    from nova.scheduler import host_manager
+    # Not the manager, which calls it: nova keeps what it found there.
     return (baserpc.BaseRPCAPI if method == 'ping' else
-            manager.SchedulerManager)
+            host_manager.HostManager)
 
 
 def _replace(owner, name, seconds, concerned=lambda self: True):
