@@ -82,12 +82,13 @@ class OutageTestCase(base.LabTestCase):
         :param hangs: whether messages hang, or fail at once
         :param down: whether the records turn down
         """
-        self.mark = len(self.scheduler.log())
         hosts = sorted(self.hosts(self.scheduler))
         with self.load(call) if call else contextlib.nullcontext() as load:
             if load:
-                self.made.wait(lambda: load.counts().answered > 20, 20,
+                # The first ones make connections and thread pools.
+                self.made.wait(lambda: load.counts().answered > 50, 30,
                                f'answers before {what} is away')
+            self.mark = len(self.scheduler.log())
             begin()
             over = time.monotonic() + seconds
             while time.monotonic() < over:
@@ -151,7 +152,7 @@ class BrokerOutageTestCase(OutageTestCase):
         self.box, url = self.middlebox(base.rabbitmq().transport_url)
         self.begin(mode, {'DEFAULT': dict(CONF['DEFAULT'],
                                           transport_url=url)})
-        for begin in (self.box.drop_published, self.box.refuse,
+        for begin in (self.box.hold_published, self.box.refuse,
                       self.box.silence, self.box.vanish):
             self.check_outage(self.BROKER, begin, self.box.restore,
                               BROKER_BACK, self.client.schedule)
