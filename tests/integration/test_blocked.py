@@ -25,6 +25,7 @@ from tests.integration import base
 # A worker says that it is blocked after one report_interval or so.
 BLOCKED = 20
 
+
 @ddt.ddt
 class BlockedTestCase(base.LabTestCase):
 
