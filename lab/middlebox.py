@@ -23,8 +23,8 @@ import struct
 import threading
 import time
 
-# AMQP 0-9-1: kinds of frames, and basic.publish (class 60, method 40).
-METHOD, HEADER, BODY = 1, 2, 3
+# AMQP 0-9-1: the frame of a method, and basic.publish (class 60, method 40).
+METHOD = 1
 PUBLISH = struct.pack('>HH', 60, 40)
 
 
@@ -47,7 +47,7 @@ class Middlebox:
         # Whether anything passes, and whether connections are accepted.
         self._passes = True
         self._accepts = True
-        self._drops_published = False
+        self._holds_published = False
         self._changed = threading.Condition()
         self._closed = False
 
@@ -117,19 +117,19 @@ class Middlebox:
         for connection in list(self._connections):
             connection.abandoned = True
 
-    def drop_published(self):
-        """Drop the messages that clients publish, and pass all else.
+    def hold_published(self):
+        """Pass nothing more of a client from its next message on.
 
-        A RabbitMQ that delivers but takes nothing. Clients that wait for a
-        confirmation get none.
+        A RabbitMQ that delivers but takes nothing: it reads no more from a
+        connection that publishes, and confirms nothing.
         """
         self._set(True, True, True)
 
-    def _set(self, passes, accepts, drops_published):
+    def _set(self, passes, accepts, holds_published):
         with self._changed:
             self._passes = passes
             self._accepts = accepts
-            self._drops_published = drops_published
+            self._holds_published = holds_published
             self._changed.notify_all()
 
     def _listen(self):
@@ -151,11 +151,15 @@ class Middlebox:
                 if select.select([listener], [], [], 0.05)[0]:
                     _Connection(self, listener.accept()[0])
 
-    def wait_to_pass(self, connection):
-        """Wait until something may pass; False if it never will."""
+    def wait_to_pass(self, connection, published=False):
+        """Wait until something may pass; False if it never will.
+
+        :param published: whether a message of the client is part of it
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (
-                self._passes and not connection.abandoned))
+                self._passes and not connection.abandoned and
+                not (published and self._holds_published)))
         return not self._closed
 
     def add(self, connection):
@@ -163,10 +167,6 @@ class Middlebox:
 
     def discard(self, connection):
         self._connections.discard(connection)
-
-    @property
-    def drops_published(self):
-        return self._drops_published
 
 
 class _Connection:
@@ -202,18 +202,22 @@ class _Connection:
             return
         for sock in (self._client, self._server):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(
+        back = threading.Thread(
             target=self._pump, daemon=True,
-            args=(self._server, self._client, None)).start()
+            args=(self._server, self._client, None))
+        back.start()
         self._pump(self._client, self._server, _Frames())
+        back.join()
+        self._box.discard(self)
+        for sock in (self._client, self._server):
+            sock.close()
 
     def _pump(self, source, sink, frames):
         try:
             while data := source.recv(65536):
-                if not self._box.wait_to_pass(self):
+                published = frames is not None and frames.publish(data)
+                if not self._box.wait_to_pass(self, published):
                     return
-                if frames:
-                    data = frames.filter(data, self._box.drops_published)
                 sink.sendall(data)
             if self._box.wait_to_pass(self):
                 sink.shutdown(socket.SHUT_WR)
@@ -223,42 +227,26 @@ class _Connection:
 
 
 class _Frames:
-    """The AMQP frames that one client sends; anything else is passed."""
-
-    PROTOCOL = b'AMQP'
+    """The AMQP frames that one client sends, if it is AMQP at all."""
 
     def __init__(self):
         self._amqp = None
         self._rest = b''
-        # Channels on which the content that comes belongs to a message that
-        # is dropped.
-        self._dropped = set()
 
-    def filter(self, data, drop):
-        """What of it is to be passed on.
-
-        :param drop: whether to drop messages that begin here
-        """
+    def publish(self, data):
+        """Whether a message is published in what comes next."""
         if self._amqp is None:
-            self._amqp = data.startswith(self.PROTOCOL)
-            if self._amqp:
-                return data[:8] + self.filter(data[8:], drop)
+            self._amqp = data.startswith(b'AMQP')
+            data = data[8:]
         if not self._amqp:
-            return data
+            return False
         self._rest += data
-        passed = b''
+        found = False
         while len(self._rest) >= 7:
-            kind, channel, size = struct.unpack_from('>BHI', self._rest)
+            kind, _channel, size = struct.unpack_from('>BHI', self._rest)
             # An octet after the payload ends the frame.
-            frame, rest = self._rest[:size + 8], self._rest[size + 8:]
-            if len(frame) < size + 8:
+            if len(self._rest) < size + 8:
                 break
-            self._rest = rest
-            if kind == METHOD:
-                self._dropped.discard(channel)
-                if drop and frame[7:11] == PUBLISH:
-                    self._dropped.add(channel)
-            if not (channel in self._dropped and
-                    kind in (METHOD, HEADER, BODY)):
-                passed += frame
-        return passed
+            found |= kind == METHOD and self._rest[7:11] == PUBLISH
+            self._rest = self._rest[size + 8:]
+        return found

@@ -150,7 +150,6 @@ class RecordsTestCase(base.LabTestCase):
                 f"deleted_at = UTC_TIMESTAMP() WHERE host = '{NODE}-worker-2'",
                 f"DELETE FROM services WHERE host = '{NODE}-worker-3'"):
             self.made.database.execute('main', statement)
-        self.assertEqual({f'{NODE}-worker-1'}, self.present())
         self.wait_up(self.made, scheduler, 3 * base.REPORT_INTERVAL + 5)
 
         # They stay, and it is said once for each.
