@@ -21,6 +21,7 @@ asked over a new one, within a time limit.
 import threading
 import time
 
+from oslo_config import cfg
 import oslo_messaging as messaging
 from oslo_utils import uuidutils
 import sqlalchemy as sa
@@ -120,3 +121,15 @@ def ask_database(options, timeout):
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=limits)
     with engine.connect() as connection:
         connection.execute(sa.text('SELECT 1'))
+
+
+def reconnect_time():
+    """How long a listener may take to connect to the broker again.
+
+    :returns: seconds
+    """
+    try:
+        return CONF.oslo_messaging_rabbit.rabbit_interval_max
+    except cfg.NoSuchOptError:
+        # Not RabbitMQ.
+        return 30

@@ -22,7 +22,6 @@ queue and runs them.
 import time
 import typing as ty
 
-from oslo_config import cfg
 from oslo_log import log as logging
 import oslo_messaging as messaging
 
@@ -127,7 +126,7 @@ class Heartbeat:
         """
         if (self._writing or self.bound.full or self._waiting is None or
                 self._sent is not None and
-                time.monotonic() - self._sent < _reconnect_time()):
+                time.monotonic() - self._sent < excuse.reconnect_time()):
             return
         self._sent = time.monotonic()
         try:
@@ -161,7 +160,7 @@ class Heartbeat:
                     'takes no more requests: all %d threads are busy and have '
                     'begun nothing for %d seconds' % (self.bound.size, overdue))
         elif (not self._writing and
-                now - max(waiting, self._away) < _reconnect_time()):
+                now - max(waiting, self._away) < excuse.reconnect_time()):
             # It was not read. The listener may still have to connect again.
             self._alive()
 
@@ -182,11 +181,3 @@ class _Endpoint:
 
     def beat(self, context):
         self._beat()
-
-
-def _reconnect_time():
-    """How long oslo.messaging may take to connect again, in seconds."""
-    try:
-        return CONF.oslo_messaging_rabbit.rabbit_interval_max
-    except cfg.NoSuchOptError:
-        return 30  # Not RabbitMQ.

@@ -70,39 +70,56 @@ class Bound:
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout)
 
+    def acquire(self, timeout=None):
+        """A message is about to run; as the method of a semaphore."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self.full, timeout):
+                return False
+            self._running += 1
+        self.begun = time.monotonic()
+        self._on_begin()
+        return True
+
+    def release(self):
+        """A message has run; as the method of a semaphore."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
     def put_on(self, server):
         """Have the messages of an RPC server wait for their turn.
 
         :param server: an oslo_messaging.RPCServer that is not started
         """
         self._threads = server.conf.executor_thread_pool_size
-        try:
-            submit, process = server._on_incoming, server._process_incoming
-        except AttributeError:
+        if hasattr(server, 'limit'):
+            server.limit = self
+        elif hasattr(server, '_on_incoming'):
+            self._hook_into(server)
+        else:
             LOG.warning('This oslo.messaging is not known to nova: a worker '
                         'that is blocked goes on taking requests')
-            return
+
+    def _hook_into(self, server):
+        # For an oslo.messaging whose servers know no limit.
+        submit, process = server._on_incoming, server._process_incoming
 
         def on_incoming(incoming):
-            with self._changed:
-                self._changed.wait_for(lambda: not self.full)
-                self._running += 1
+            self.acquire()
             try:
                 submit(incoming)
             except BaseException:
-                self._end()
+                self.release()
                 raise
             with self._changed:
                 # Here, so that the next one is not even read.
                 self._changed.wait_for(lambda: not self.full)
 
         def process_incoming(incoming):
-            self.begun = time.monotonic()
-            self._on_begin()
             try:
                 process(incoming)
             finally:
-                self._end()
+                self.release()
 
         server._on_incoming = on_incoming
         server._process_incoming = process_incoming
@@ -110,11 +127,6 @@ class Bound:
     def _resize(self, size):
         with self._changed:
             self.size = size
-            self._changed.notify_all()
-
-    def _end(self):
-        with self._changed:
-            self._running -= 1
             self._changed.notify_all()
 
 

@@ -152,3 +152,15 @@ class AskDatabaseTestCase(test.NoDBTestCase):
         self.assertEqual({'connect_timeout': seconds, 'read_timeout': seconds,
                           'write_timeout': seconds},
                          create.call_args.kwargs['connect_args'])
+
+
+class ReconnectTimeTestCase(test.NoDBTestCase):
+
+    def test_rabbit(self):
+        with mock.patch.object(excuse, 'CONF') as conf:
+            conf.oslo_messaging_rabbit.rabbit_interval_max = 5
+            self.assertEqual(5, excuse.reconnect_time())
+
+    def test_another_driver(self):
+        with mock.patch.object(excuse, 'CONF', cfg.ConfigOpts()):
+            self.assertEqual(30, excuse.reconnect_time())

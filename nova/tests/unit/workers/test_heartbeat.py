@@ -13,7 +13,6 @@
 from unittest import mock
 
 import ddt
-from oslo_config import cfg
 import oslo_messaging as messaging
 
 from nova import context
@@ -43,7 +42,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.workers.heartbeat.time.monotonic', self.clock))
         self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.heartbeat._reconnect_time', lambda: RECONNECT))
+            'nova.workers.excuse.reconnect_time', lambda: RECONNECT))
         # What is away, if anything, is up to the test.
         self.outage = None
         self.inquiry = self.useFixture(test.fixtures.MockPatchObject(
@@ -312,15 +311,3 @@ class HeartbeatTestCase(test.NoDBTestCase):
             self.heartbeat._check()
         self.inquiry.assert_not_called()
         self.assertEqual(0, self.logged('Worker'))
-
-
-class ReconnectTimeTestCase(test.NoDBTestCase):
-
-    def test_rabbit(self):
-        with mock.patch.object(heartbeat, 'CONF') as conf:
-            conf.oslo_messaging_rabbit.rabbit_interval_max = 5
-            self.assertEqual(5, heartbeat._reconnect_time())
-
-    def test_another_driver(self):
-        with mock.patch.object(heartbeat, 'CONF', cfg.ConfigOpts()):
-            self.assertEqual(30, heartbeat._reconnect_time())

@@ -138,12 +138,12 @@ class BoundTestCase(test.NoDBTestCase):
         self.assertFalse(self.bound.full)
 
     def test_begin_is_told_before_it_runs(self):
-        server = FakeServer()
-        server._process_incoming = (
-            lambda incoming: self.on_begin.assert_called_once_with())
-        self.bound.put_on(server)
+        self.bound.open()
         self.bound.begun = 0
-        server._process_incoming('one')
+        self.on_begin.assert_not_called()
+        self.read('one')
+        self.wait_for(lambda: self.server.submitted)
+        self.on_begin.assert_called_once_with()
         self.assertNotEqual(0, self.bound.begun)
 
     def test_failure_is_counted_off(self):
@@ -191,6 +191,25 @@ class BoundTestCase(test.NoDBTestCase):
         self.bound.put_on(server)
         self.assertEqual(1, self.stdlog.logger.output.count(
             'a worker that is blocked goes on taking requests'))
+
+    def test_oslo_messaging_whose_servers_know_a_limit(self):
+        server = mock.Mock(spec=['conf', 'limit', '_on_incoming'])
+        server.conf.executor_thread_pool_size = 2
+        hook = server._on_incoming
+        self.bound.put_on(server)
+        self.assertEqual(self.bound, server.limit)
+        self.assertEqual(hook, server._on_incoming)
+        # It is used as a semaphore.
+        self.assertFalse(self.bound.acquire(timeout=0.01))
+        self.on_begin.assert_not_called()
+        self.bound.open()
+        self.assertTrue(self.bound.acquire(timeout=0.01))
+        self.assertTrue(self.bound.acquire())
+        self.assertTrue(self.bound.full)
+        self.assertFalse(self.bound.acquire(timeout=0.01))
+        self.bound.release()
+        self.assertTrue(self.bound.acquire(timeout=0.01))
+        self.assertEqual(3, self.on_begin.call_count)
 
     def test_oslo_messaging_is_known(self):
         # Where it is not any more, another way has to be found.
