@@ -61,7 +61,7 @@ class Heartbeat:
         self._writing = self._warned = False
         # What is asked why it does not run, and when something was away last.
         self._inquiry: ty.Any = None
-        self._away: float = 0
+        self._away = float('-inf')
 
     def get_rpcserver(self, target, endpoints, serializer):
         """The RPC server for requests and for the worker's own messages."""
@@ -154,14 +154,15 @@ class Heartbeat:
             self._inquiry = excuse.Inquiry(
                 self._server.topic, self._server.report_interval,
                 self._send_again)
-        if self.bound.full:
-            if overdue >= self._server.report_interval and self.bound.size:
-                self._warn(
-                    'takes no more requests: all %d threads are busy and have '
-                    'begun nothing for %d seconds' % (self.bound.size, overdue))
-        elif (not self._writing and
-                now - max(waiting, self._away) < excuse.reconnect_time()):
-            # It was not read. The listener may still have to connect again.
+        if self.bound.size and self.bound.full and (
+                overdue >= self._server.report_interval):
+            self._warn('takes no more requests: all %d threads are busy and '
+                       'have begun nothing for %d seconds' %
+                       (self.bound.size, overdue))
+        unread = not (self.bound.full or self._writing)
+        since = max(self._away, waiting) if unread else self._away
+        if now - since < excuse.reconnect_time():
+            # A connection may still have to be made again.
             self._alive()
 
     def _warn(self, reason):

@@ -87,10 +87,7 @@ class Bound:
             self._changed.notify_all()
 
     def put_on(self, server):
-        """Have the messages of an RPC server wait for their turn.
-
-        :param server: an oslo_messaging.RPCServer that is not started
-        """
+        """Have the messages of an RPC server wait, before it is started."""
         self._threads = server.conf.executor_thread_pool_size
         if hasattr(server, 'limit'):
             server.limit = self
@@ -150,10 +147,7 @@ class RPCServer:
         self._on_start()
 
     def stop(self):
-        """Read no more, and let what was read run to its end.
-
-        The manager shuts down next, and would leave it without what it needs.
-        """
+        """Read no more, and let what was read run before the manager ends."""
         self._bound.lift()
         self._server.stop()
         self._bound.wait_until_idle(STOP_TIME)
