@@ -156,8 +156,16 @@ class TestSeries(testtools.TestCase):
             self.assertNotIn(change_id, ids)
             ids.add(change_id)
 
+    def each(self):
+        """The changes of each release and base that has any."""
+        for bases in changes.releases().values():
+            for release in bases.values():
+                if release.folder.is_dir():
+                    yield release, changes.changes(release)
+
     def test_all_is_added(self):
-        self.assertEqual([], changes.forgotten(self.release, self.changes))
+        for release, series in self.each():
+            self.assertEqual([], changes.forgotten(release, series))
         added = {path for change in self.changes for path in change.adds}
         there = {path.relative_to(ROOT).as_posix()
                  for folder in ('doc', 'releasenotes')
@@ -171,7 +179,8 @@ class TestSeries(testtools.TestCase):
         self.assertLess(len(lines), MOST_EDITED_LINES)
 
     def test_edits_have_one_line_of_context(self):
-        for change in self.changes:
+        for change in (change for _, series in self.each()
+                       for change in series):
             for hunk in re.split(r'^@@.*\n', change.patch,
                                  flags=re.MULTILINE)[1:]:
                 context = re.match(r'(?: .*\n|\n)*', hunk)[0]
@@ -191,6 +200,17 @@ class TestSeries(testtools.TestCase):
             for line in path.read_text().splitlines():
                 if not re.search('https?://', line):
                     self.assertLess(len(line), 80, path.name)
+
+
+class TestShort(testtools.TestCase):
+
+    def test_names_are_there(self):
+        # Or nothing would be run, in silence.
+        names = ''.join(
+            f'{path.stem}\n{path.read_text()}' for path in
+            (ROOT / 'tests' / 'integration').glob('test_*.py'))
+        for name in run.SHORT.split('|'):
+            self.assertRegex(names, rf'(?m)^(    def )?{name}\b')
 
 
 class TestZuul(testtools.TestCase):
