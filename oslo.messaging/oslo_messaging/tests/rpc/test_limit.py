@@ -10,9 +10,12 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import itertools
 import threading
 from unittest import mock
+import uuid
 
+import fixtures
 import testscenarios
 
 import oslo_messaging
@@ -24,7 +27,19 @@ from oslo_messaging.tests import utils as test_utils
 load_tests = testscenarios.load_tests_apply_scenarios
 
 
-class TestServerLimit(test_utils.BaseTestCase):
+class LimitTestCase(test_utils.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.config(heartbeat_timeout_threshold=0,
+                    group='oslo_messaging_rabbit')
+        # Others leave a mock there, which makes duplicates of all messages.
+        numbers = itertools.count()
+        self.useFixture(fixtures.MonkeyPatch(
+            'uuid.uuid4', lambda: uuid.UUID(int=next(numbers))))
+
+
+class TestServerLimit(LimitTestCase):
 
     scenarios = [
         ('fake', {'url': 'fake:///'}),
@@ -33,8 +48,6 @@ class TestServerLimit(test_utils.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.config(heartbeat_timeout_threshold=0,
-                    group='oslo_messaging_rabbit')
         self.transport = oslo_messaging.get_rpc_transport(self.conf, self.url)
         self.addCleanup(self.transport.cleanup)
         self.client = oslo_messaging.get_rpc_client(
@@ -129,12 +142,10 @@ class TestServerLimit(test_utils.BaseTestCase):
         self.assert_begun(0)
 
 
-class TestListenerLimit(test_utils.BaseTestCase):
+class TestListenerLimit(LimitTestCase):
 
     def setUp(self):
         super().setUp()
-        self.config(heartbeat_timeout_threshold=0,
-                    group='oslo_messaging_rabbit')
         transport = oslo_messaging.get_rpc_transport(self.conf,
                                                      'kombu+memory:////')
         self.addCleanup(transport.cleanup)
