@@ -14,6 +14,7 @@
 
 import contextlib
 import os
+import subprocess
 import tempfile
 
 import amqp.exceptions
@@ -24,6 +25,8 @@ from lab import process
 # Another vhost, say, lets two labs run on one broker.
 LOCAL = os.environ.get('LAB_AMQP_URL', 'amqp://guest:guest@127.0.0.1:5672/')
 SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
+# The one on the PATH of Debian asks for root, and then for another user.
+CTL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
 
 # Seconds after which the broker drops a fanout or reply queue without a
 # consumer: what the lab leaves behind is gone a minute later.
@@ -114,7 +117,22 @@ class PrivateBroker(Broker, process.PrivateServer):
         if self.folder is None:
             self.folder = tempfile.mkdtemp(prefix='lab-rabbitmq-')
             self.dist_port = process.free_port()
-        env = {
+        self.child = process.Child(
+            [SERVER], os.path.join(self.folder, 'output'), self._env())
+        process.wait(self.answers, timeout, 'RabbitMQ on port %d' % self.port,
+                     self.child.log)
+
+    def ctl(self, *arguments):
+        """Run rabbitmqctl on it.
+
+        :raises subprocess.CalledProcessError: when it fails
+        """
+        subprocess.run([CTL, '--quiet', *arguments], check=True,
+                       env=dict(os.environ, **self._env()),
+                       stdout=subprocess.DEVNULL)
+
+    def _env(self):
+        return {
             # The home folder holds the Erlang cookie: one of its own.
             'HOME': self.folder,
             'RABBITMQ_NODENAME': 'lab-%d@localhost' % self.port,
@@ -129,7 +147,3 @@ class PrivateBroker(Broker, process.PrivateServer):
             'RABBITMQ_CONFIG_FILE': os.path.join(self.folder, 'none'),
             'RABBITMQ_CONF_ENV_FILE': os.path.join(self.folder, 'none'),
         }
-        self.child = process.Child(
-            [SERVER], os.path.join(self.folder, 'output'), env)
-        process.wait(self.answers, timeout, 'RabbitMQ on port %d' % self.port,
-                     self.child.log)

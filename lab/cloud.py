@@ -233,14 +233,15 @@ class Cloud:
             # A test may have stopped its broker, and its queues with it.
             self.broker.delete(sorted(self._names))
 
-    def _write_conf(self, name, *layers):
-        """Write a configuration file; later layers win.
+    def config_file(self, name, *layers):
+        """Write a configuration file of nova.
 
-        :param layers: dicts of section -> option -> value
+        :param name: of the file, and the value of ``[DEFAULT] host``
+        :param layers: section -> option -> value; later layers win
         :returns: its path
         """
         parser = configparser.RawConfigParser(default_section='')
-        for layer in layers:
+        for layer in (self._base_conf(name), *layers):
             parser.read_dict(layer)
         path = os.path.join(self.folder, name + '.conf')
         with open(path, 'w') as stream:
@@ -283,8 +284,7 @@ class Cloud:
         """
         if hosts is None:
             hosts = has_worker_hosts(tree)
-        path = self._write_conf(node, self._base_conf(node),
-                                {'scheduler': {'workers': workers}},
+        path = self.config_file(node, {'scheduler': {'workers': workers}},
                                 self.conf, conf or {})
         env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
         env['PYTHONPATH'] = lab_database.nova_path(tree, lab_faults.INJECT)

@@ -254,6 +254,15 @@ class Database:
                  'rpc': self.transport_url, 'url': self.urls['main'],
                  'disabled': False}])
 
+    def map_cell(self, url):
+        """Have nova reach the database of the cell by another URL.
+
+        A process that runs already does not see it.
+        """
+        self.execute('api', 'UPDATE cell_mappings SET '
+                     "database_connection = :url WHERE name = 'cell1'",
+                     url=url)
+
     def _begin(self, name):
         return sqlalchemy.create_engine(
             self.urls[name], poolclass=pool.NullPool).begin()
@@ -285,4 +294,5 @@ class Database:
     def reset(self):
         """Forget all services and hosts, as if nothing had run before."""
         self.execute('main', 'DELETE FROM services')
-        self.execute('api', 'DELETE FROM host_mappings')
+        for table in ('host_mappings', 'aggregates'):
+            self.execute('api', 'DELETE FROM ' + table)

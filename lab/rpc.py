@@ -13,9 +13,11 @@
 """Calling a scheduler's workers over oslo.messaging, as liveness probes do."""
 
 import collections
+import functools
 import threading
 import time
 import uuid
+import zlib
 
 from oslo_config import cfg
 import oslo_messaging
@@ -28,6 +30,20 @@ TOPIC = 'scheduler'
 # As nova's RequestContext.from_dict takes it.
 CONTEXT = {'user_id': 'lab', 'project_id': 'lab', 'is_admin': True,
            'roles': ['admin'], 'read_deleted': 'no'}
+
+
+def _context():
+    return dict(CONTEXT, request_id='req-%s' % uuid.uuid4())
+
+
+def aggregate(name):
+    """An aggregate without hosts, as it travels over RPC."""
+    return {
+        'nova_object.name': 'Aggregate', 'nova_object.namespace': 'nova',
+        'nova_object.version': '1.3', 'nova_object.data': {
+            # Its name says which one it is.
+            'id': zlib.crc32(name.encode()) >> 1, 'uuid': str(uuid.uuid4()),
+            'name': name, 'hosts': [], 'metadata': {}}}
 
 
 class Client:
@@ -65,10 +81,66 @@ class Client:
         :raises oslo_messaging.MessagingTimeout: without an answer in time
         """
         began = time.monotonic()
-        context = dict(CONTEXT, request_id='req-%s' % uuid.uuid4())
         self.client.prepare(server=server, timeout=timeout).call(
-            context, 'ping', arg=arg)
+            _context(), 'ping', arg=arg)
         return time.monotonic() - began
+
+    def work(self, timeout=5, server=None):
+        """Have a scheduler run a request that costs it nothing.
+
+        A request to the manager, while liveness probes ask another endpoint:
+        it forgets an aggregate that nobody knows.
+        """
+        self._call(server, timeout, 'delete_aggregate',
+                   aggregate=aggregate('nobody'))
+
+    def look_up(self, timeout=5, server=None):
+        """Have a scheduler read from the API database.
+
+        It looks where a compute host is that it does not know, and does so
+        each time, as the host seems to have an instance that it has not.
+        """
+        self._call(server, timeout, 'sync_instance_info', host_name='nobody',
+                   instance_uuids=[str(uuid.uuid4())])
+
+    def schedule(self, timeout=5, server=None):
+        """Have a scheduler look for a host, in vain.
+
+        It sends its notifications and reads from the databases of the cells.
+        It does not ask Placement, as if a server was rebuilt.
+        """
+        try:
+            self._call(server, timeout, 'select_destinations',
+                       request_spec={'instance_properties': {
+                           'uuid': str(uuid.uuid4())}},
+                       filter_properties={'scheduler_hints': {
+                           '_nova_check_type': ['rebuild']}})
+        except oslo_messaging.RemoteError as exc:
+            if exc.exc_type != 'NoValidHost':
+                raise
+
+    def _call(self, server, timeout, method, **arguments):
+        self._manager(server=server, timeout=timeout).call(
+            _context(), method, **arguments)
+
+    def _manager(self, **options):
+        return self.client.prepare(namespace=None, version='4.5', **options)
+
+    def cast_work(self, server=None):
+        """Send a request as ``work`` does, and wait for nothing."""
+        self._manager(server=server).cast(
+            _context(), 'delete_aggregate', aggregate=aggregate('nobody'))
+
+    def cast_aggregate(self, name, method='update_aggregates'):
+        """Tell all schedulers of an aggregate, as nova-api does.
+
+        :param method: ``delete_aggregate`` tells that it is gone
+        :raises oslo_messaging.MessagingException: when it cannot be sent
+        """
+        found = aggregate(name)
+        arguments = ({'aggregate': found} if method == 'delete_aggregate' else
+                     {'aggregates': [found]})
+        self._manager(fanout=True).cast(_context(), method, **arguments)
 
     def answers(self, server=None, timeout=5):
         """Whether ``ping`` is answered in time."""
@@ -98,7 +170,8 @@ class Callers:
     was not even sent or was answered by an error. It counts when it ends.
     """
 
-    def __init__(self, client, n=8, timeout=5, server=None, limit=600):
+    def __init__(self, client, n=8, timeout=5, server=None, limit=600,
+                 call=None):
         """Set them up; they start with ``start`` or a ``with``.
 
         :param client: a ``Client``
@@ -106,10 +179,10 @@ class Callers:
         :param timeout: seconds a caller waits for an answer
         :param server: as for ``Client.ping``
         :param limit: seconds after which they end in any case
+        :param call: what to call with the timeout, in place of a ping
         """
-        self.client = client
         self.timeout = timeout
-        self.server = server
+        self.call = call or functools.partial(client.ping, server)
         self.limit = limit
         self.began = None
         self._calls = []
@@ -122,7 +195,7 @@ class Callers:
         while not self._stop.is_set() and self.elapsed() < self.limit:
             began = self.elapsed()
             try:
-                self.client.ping(self.server, self.timeout)
+                self.call(self.timeout)
                 outcome = 'answered'
             except oslo_messaging.MessagingTimeout:
                 outcome = 'lost'
@@ -145,6 +218,11 @@ class Callers:
             outcome for start, end, outcome in list(self._calls)
             if since <= end < until and start >= began)
         return Counts(*(found[name] for name in Counts._fields))
+
+    def latencies(self, since=0, until=float('inf')):
+        """The seconds that calls answered between two times took, sorted."""
+        return sorted(end - start for start, end, outcome in list(self._calls)
+                      if outcome == 'answered' and since <= end < until)
 
     def timeline(self, width=5):
         """The counts of each ``width`` seconds since the start."""

@@ -61,20 +61,53 @@ class Faults:
         """
         self._put(worker, 'hold_gil', seconds=seconds)
 
-    def block(self, worker):
-        """Let each ``ping`` wait until ``free``: the pool fills with them.
+    def block(self, worker, method='ping'):
+        """Let each call of a method wait until ``free``: the pool fills.
 
         Only the dispatch pool hangs; all else in the process runs.
-        """
-        self._put(worker, 'block')
 
-    def slow(self, worker, seconds):
-        """Let each ``ping`` take seconds: a busy worker, but a sound one."""
-        self._put(worker, 'slow', seconds=seconds)
+        :param method: of the scheduler's host manager, which has one for
+            most requests, or ``ping``, which probes call
+        """
+        self._put(worker, 'block', method=method)
+
+    def slow(self, worker, seconds, method='ping'):
+        """Let each call take seconds: a busy worker, but a sound one."""
+        self._put(worker, 'slow', seconds=seconds, method=method)
+
+    def hang_reply(self, worker):
+        """Let each reply wait until ``free``: requests run but do not end."""
+        self._put(worker, 'hang_reply')
+
+    def release(self, worker, calls=1):
+        """Let so many of the calls that wait go on."""
+        self._put(worker, 'release', calls=calls)
 
     def free(self, worker):
-        """End ``block`` and ``slow``, also for calls under way."""
+        """End all of these faults, also for calls under way."""
         self._put(worker, 'free')
+
+    def watch(self, worker):
+        """Have it remember the fanout casts of aggregates for ``state``."""
+        self._put(worker, 'watch')
+
+    def state(self, worker):
+        """What there is to know about the process.
+
+        :returns: dict: ``aggregates``, the sorted names that its scheduler
+            knows; ``casts``, the names that were cast since ``watch``, in the
+            order in which they were run; ``running``, ``peak`` and ``ended``,
+            how many calls of the methods with a fault run now, ran at a time
+            at most, and have ended
+        """
+        path = os.path.join(self.folder, '%d.state' % worker.pid)
+        self._put(worker, 'tell', path=path)
+        process.wait(lambda: os.path.exists(path), 10,
+                     'the state of process %d' % worker.pid)
+        with open(path) as stream:
+            state = json.load(stream)
+        os.remove(path)
+        return state
 
     def _put(self, worker, fault, **parameters):
         path = os.path.join(self.folder, str(worker.pid))

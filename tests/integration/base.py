@@ -19,12 +19,14 @@ import importlib.util
 import os
 import subprocess
 import tempfile
+import urllib.parse
 
 import testtools
 
 from lab import broker
 from lab import cloud
 from lab import database
+from lab import middlebox
 
 MODES = cloud.modes()
 NODE = 'scheduler-node-1'
@@ -34,6 +36,9 @@ REPORT_INTERVAL = 2
 SERVICE_DOWN_TIME = 6
 WORKER_TIMEOUT = 10
 CALL_TIMEOUT = 5
+
+# A request that fills pools, and not the one that probes make.
+WORK = 'delete_aggregate'
 
 CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                     'service_down_time': SERVICE_DOWN_TIME,
@@ -178,3 +183,30 @@ class LabTestCase(testtools.TestCase):
     @staticmethod
     def pids(scheduler):
         return {n: worker.pid for n, worker in scheduler.workers().items()}
+
+    def block(self, made, scheduler, client, pool, *numbers):
+        """Have requests take up all threads of workers, for good.
+
+        :param pool: how many threads each has
+        """
+        for n in numbers:
+            worker = scheduler.workers()[n]
+            made.faults.block(worker, WORK)
+            for _request in range(pool):
+                client.cast_work(scheduler.worker_host(n))
+            made.wait(
+                lambda: made.faults.state(worker)['running'] >= pool, 10,
+                f'all {pool} threads of worker {n} to be busy')
+
+    def middlebox(self, url):
+        """A box before a server.
+
+        To be made before the cloud, so that what is ended with the cloud can
+        still reach the server by way of it.
+
+        :param url: of the server
+        :returns: the box, and the URL by way of it
+        """
+        made = self.enterContext(
+            middlebox.Middlebox(urllib.parse.urlsplit(url).port))
+        return made, made.url(url)

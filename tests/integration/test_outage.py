@@ -12,9 +12,12 @@
 
 """No worker is replaced for what is not its fault, and idling costs nothing.
 
-On a broker and a database of the test's own, which it may stop.
+What is away is behind a box of the test's own, or is the test's own. The
+callers reach the broker all the time.
 """
 
+import contextlib
+import re
 import time
 
 import ddt
@@ -23,67 +26,199 @@ import kombu
 from lab import broker
 from lab import cloud as lab_cloud
 from lab import database
+from lab import rpc
 from tests.integration import base
 
 # oslo.messaging's own: it waits so long between two attempts to connect.
 RABBIT_INTERVAL_MAX = 30
+# Longer than a stuck worker is let live.
 OUTAGE = 2 * base.WORKER_TIMEOUT
+ALARM = 30
+# Until all are up again.
+BROKER_BACK = base.SERVICE_DOWN_TIME + RABBIT_INTERVAL_MAX
+DATABASE_BACK = base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL
+
+# Requests send notifications, and the pool is full with a few that hang.
+POOL = 2
+CONF = {'DEFAULT': {'executor_thread_pool_size': POOL},
+        'scheduler': {'worker_timeout': base.WORKER_TIMEOUT},
+        'oslo_messaging_notifications': {'driver': 'messagingv2'}}
 
 
-@ddt.ddt
 class OutageTestCase(base.LabTestCase):
 
-    def begin(self, mode, **private):
-        self.made = self.cloud(
-            {'scheduler': {'worker_timeout': base.WORKER_TIMEOUT}}, **private)
+    def begin(self, mode, conf=None, **private):
+        self.made = self.cloud(dict(CONF, **(conf or {})), **private)
         self.scheduler = self.start(self.made, workers=3, mode=mode)
         self.before = self.pids(self.scheduler)
+        self.client = self.enterContext(self.made.client())
+        self.mark = 0
 
     def check_nobody_was_replaced(self):
         self.assertEqual(self.before, self.pids(self.scheduler))
         self.assertNotIn('replacing it', self.scheduler.log())
 
-    @ddt.data(*base.MODES)
-    def test_rabbitmq(self, mode):
-        private = self.enterContext(broker.PrivateBroker())
-        self.begin(mode, private_broker=private)
-        private.stop()
-        time.sleep(OUTAGE)
-        # Nobody can be asked, and nobody is up.
-        self.assertEqual(set(), self.up(self.made))
-        self.check_nobody_was_replaced()
-        private.start()
-        self.wait_up(self.made, self.scheduler,
-                     base.SERVICE_DOWN_TIME + RABBIT_INTERVAL_MAX)
-        self.check_nobody_was_replaced()
-        # Said once per worker, not at each attempt.
-        log = self.scheduler.log()
-        for text in ('cannot send its heartbeat through its queue',
-                     'sends its heartbeat through its queue again'):
-            self.assertEqual(3, log.count(text), text)
-        # From here on, a stuck one is replaced as before.
-        time.sleep(base.WORKER_TIMEOUT)
+    def log(self):
+        """What was logged since the last outage began."""
+        return self.scheduler.log()[self.mark:]
+
+    def said(self, text):
+        """The workers that have said something, once for each time."""
+        return sorted(re.findall(rf'Worker (\S+) {text}', self.log()))
+
+    def load(self, call):
+        return rpc.Callers(self.client, 8, timeout=base.CALL_TIMEOUT,
+                           call=call)
+
+    def check_outage(self, what, begin, end, back, call=None,
+                     seconds=OUTAGE, hangs=True, down=True):
+        """Nobody is replaced in an outage, and all are back after it.
+
+        :param what: what the workers have to say is away
+        :param begin: begins the outage
+        :param end: ends it
+        :param back: seconds until all are up again
+        :param call: what callers ask for all the time, if there are any
+        :param hangs: whether messages hang, or fail at once
+        :param down: whether the records turn down
+        """
+        self.mark = len(self.scheduler.log())
+        hosts = sorted(self.hosts(self.scheduler))
+        with self.load(call) if call else contextlib.nullcontext() as load:
+            if load:
+                self.made.wait(lambda: load.counts().answered > 20, 20,
+                               f'answers before {what} is away')
+            begin()
+            over = time.monotonic() + seconds
+            while time.monotonic() < over:
+                self.check_nobody_was_replaced()
+                time.sleep(0.5)
+            if down:
+                self.assertEqual(set(), self.up(self.made))
+            if hangs:
+                self.check_said(what, hosts, exactly=load is None)
+            end()
+            self.wait_up(self.made, self.scheduler, back)
+            if hangs:
+                self.made.wait(
+                    lambda: self.said('runs messages again') == hosts, 10,
+                    f'{hosts} to run messages again')
+            if load:
+                at = load.elapsed()
+                self.made.wait(lambda: load.counts(began=at).answered > 20,
+                               20, f'answers after {what} was away')
         self.check_nobody_was_replaced()
 
-    @ddt.data(*((mode, fault) for mode in base.MODES
-                for fault in ('down', 'silent')))
-    @ddt.unpack
-    def test_mariadb(self, mode, fault):
-        private = self.enterContext(database.PrivateMariaDB())
-        self.begin(mode, private_database=private)
-        if fault == 'down':
-            private.stop()
-        else:
-            private.freeze()
-        time.sleep(OUTAGE)
+    def check_said(self, what, hosts, exactly):
+        """Each worker has said once why it runs nothing.
+
+        :param exactly: whether it is what is away; or else it may be that
+            the pool is full, which depends on how fast it fills
+        """
+        said = self.said('runs no messages, as ')
+        if not exactly:
+            said = sorted(said + self.said('takes no more requests'))
+        self.assertEqual(hosts, said, self.log())
+        for line in self.log().splitlines():
+            if ' runs no messages, as ' in line:
+                self.assertIn(' WARNING ', line)
+                self.assertIn(f', as {what} does not answer: ', line)
+        self.assertEqual([], self.said('runs messages again'))
+
+    def check_from_here_on(self):
+        """Nobody is replaced later for what was then."""
+        over = time.monotonic() + base.WORKER_TIMEOUT + base.REPORT_INTERVAL
+        while time.monotonic() < over:
+            self.check_nobody_was_replaced()
+            time.sleep(0.5)
+
+
+@ddt.ddt
+class BrokerOutageTestCase(OutageTestCase):
+
+    BROKER = 'the message broker'
+
+    @ddt.data(*base.MODES)
+    def test_restarted(self, mode):
+        private = self.enterContext(broker.PrivateBroker())
+        self.begin(mode, private_broker=private)
+        self.check_outage(self.BROKER, private.stop, private.start,
+                          BROKER_BACK)
+        self.check_from_here_on()
+
+    @ddt.data(*base.MODES)
+    def test_refuses_is_silent_or_takes_nothing(self, mode):
+        self.box, url = self.middlebox(base.rabbitmq().transport_url)
+        self.begin(mode, {'DEFAULT': dict(CONF['DEFAULT'],
+                                          transport_url=url)})
+        for begin in (self.box.drop_published, self.box.refuse,
+                      self.box.silence, self.box.vanish):
+            self.check_outage(self.BROKER, begin, self.box.restore,
+                              BROKER_BACK, self.client.schedule)
+        self.check_from_here_on()
+
+    @ddt.data(*base.MODES)
+    def test_alarm(self, mode):
+        # It takes nothing from callers either.
+        self.begin(mode)
+        watermark = 'set_vm_memory_high_watermark'
+        ctl = base.rabbitmq().ctl
+        self.addCleanup(ctl, watermark, '0.4')
+        self.check_outage(
+            self.BROKER, lambda: ctl(watermark, '0.000001'),
+            lambda: ctl(watermark, '0.4'), BROKER_BACK,
+            self.client.schedule, ALARM)
+        self.check_from_here_on()
+
+    @ddt.data(*base.MODES)
+    def test_lets_nobody_in_while_it_boots(self, mode):
+        # A worker that was blocked then is not deaf after it.
+        self.begin(mode, {'scheduler': {'worker_timeout': 0}})
+        host = self.scheduler.worker_host(2)
+        ctl = base.rabbitmq().ctl
+        worker = self.scheduler.workers()[2]
+        self.addCleanup(ctl, 'change_password', 'guest', 'guest')
+        self.block(self.made, self.scheduler, self.client, POOL, 2)
+        self.made.wait(lambda: self.said('takes no more requests') == [host],
+                       20, 'worker 2 to be blocked')
+        ctl('change_password', 'guest', 'another')
+        ctl('close_all_connections', 'as if it was restarted')
+        self.made.faults.free(worker)
+        time.sleep(2 * base.REPORT_INTERVAL)
+        ctl('change_password', 'guest', 'guest')
+        self.wait_up(self.made, self.scheduler, BROKER_BACK)
+        self.scheduler.wait_ready(timeout=RABBIT_INTERVAL_MAX)
+        self.client.ping(host, timeout=10)
         self.check_nobody_was_replaced()
-        if fault == 'down':
-            private.start()
-        else:
-            private.thaw()
-        self.wait_up(self.made, self.scheduler, base.SERVICE_DOWN_TIME)
-        time.sleep(base.WORKER_TIMEOUT)
-        self.check_nobody_was_replaced()
+
+
+@ddt.ddt
+class DatabaseOutageTestCase(OutageTestCase):
+
+    @ddt.data(*base.MODES)
+    def test_main(self, mode):
+        # Heartbeats go there, and what requests read of the cell is there.
+        databases = base.shared_database()
+        box, url = self.middlebox(databases.urls['main'])
+        self.addCleanup(databases.map_cell, databases.urls['main'])
+        databases.map_cell(url)
+        self.begin(mode, {'database': {'connection': url}})
+        for begin, hangs in ((box.refuse, False), (box.vanish, True)):
+            self.check_outage('the main database', begin, box.restore,
+                              DATABASE_BACK, self.client.schedule,
+                              hangs=hangs)
+        self.check_from_here_on()
+
+    @ddt.data(*base.MODES)
+    def test_api(self, mode):
+        box, url = self.middlebox(base.shared_database().urls['api'])
+        self.begin(mode, {'api_database': {'connection': url}})
+        for begin, hangs in ((box.refuse, False), (box.silence, True)):
+            # Heartbeats do not go there, but wait for a thread.
+            self.check_outage('the API database', begin, box.restore,
+                              DATABASE_BACK, self.client.look_up,
+                              hangs=hangs, down=hangs)
+        self.check_from_here_on()
 
 
 class IdleCostTestCase(base.LabTestCase):

@@ -12,7 +12,10 @@
 
 """Records over upgrades, rollbacks, scale-downs and doubles."""
 
+import re
 import time
+
+import ddt
 
 from tests.integration import base
 
@@ -25,14 +28,16 @@ def workers_of(node, workers):
     return {f'{node}-worker-{n}' for n in range(1, workers + 1)}
 
 
+@ddt.ddt
 class RecordsTestCase(base.LabTestCase):
 
     def setUp(self):
         super().setUp()
         self.made = self.cloud()
 
-    def run_scheduler(self, workers, node=NODE, stock=False):
-        return self.start(self.made, workers=workers, node=node,
+    def run_scheduler(self, workers, node=NODE, stock=False,
+                      mode='threading'):
+        return self.start(self.made, workers=workers, node=node, mode=mode,
                           tree=base.stock_tree() if stock else None)
 
     def present(self):
@@ -133,3 +138,67 @@ class RecordsTestCase(base.LabTestCase):
                     'kept up by another process'))
                 # It goes on, and so does the first.
                 self.assertTrue(first.running() and second.running())
+
+    @ddt.data(*base.MODES)
+    def test_deleted_while_the_worker_is_alive(self, mode):
+        # Clean-up jobs of deployments do that, by nova's API or in SQL.
+        scheduler = self.run_scheduler(3, mode=mode)
+        deleted = [record for record in self.made.services()
+                   if record.host != f'{NODE}-worker-1']
+        for statement in (
+                'UPDATE services SET deleted = id, '
+                f"deleted_at = UTC_TIMESTAMP() WHERE host = '{NODE}-worker-2'",
+                f"DELETE FROM services WHERE host = '{NODE}-worker-3'"):
+            self.made.database.execute('main', statement)
+        self.assertEqual({f'{NODE}-worker-1'}, self.present())
+        self.wait_up(self.made, scheduler, 3 * base.REPORT_INTERVAL + 5)
+
+        # They stay, and it is said once for each.
+        time.sleep(2 * base.REPORT_INTERVAL)
+        self.assertEqual(workers_of(NODE, 3), self.up(self.made))
+        lines = [line for line in scheduler.log().splitlines()
+                 if 'created it again' in line]
+        self.assertEqual(2, len(lines), lines)
+        for record in deleted:
+            found = [line for line in lines if record.host in line]
+            self.assertEqual(1, len(found), lines)
+            self.assertIn(' WARNING ', found[0])
+        self.assertNotIn('Traceback', scheduler.log())
+
+    def refused(self, node, running, mode):
+        """A node does not start beside another, and says why in one line."""
+        with self.made.scheduler(node=node, workers=2, mode=mode) as refused:
+            mark = len(refused.log())
+            self.made.wait(lambda: not refused.running(), 60,
+                           f'{node} to refuse to start beside {running}')
+            self.assertEqual(1, refused.returncode)
+            log = refused.log()[mark:]
+        errors = [line for line in log.splitlines()
+                  if ' ERROR ' in line or ' CRITICAL ' in line]
+        self.assertEqual(1, len(errors), log)
+        self.assertLessEqual({node, running},
+                             set(re.findall(r'[\w-]+', errors[0])))
+        self.assertNotIn('Traceback', log)
+
+    @ddt.data(*base.MODES)
+    def test_node_named_like_a_worker_of_another(self, mode):
+        # The node address of the one is the queue of a worker of the other.
+        node, alike = 'n1', 'n1-worker-1'
+        with self.run_scheduler(2, node, mode=mode):
+            self.refused(alike, node, mode)
+            self.assertEqual(workers_of(node, 2), self.up(self.made))
+        # Where only the records are left, it is no other node.
+        self.made.wait(lambda: not self.up(self.made),
+                       base.SERVICE_DOWN_TIME + 5, 'all to be down')
+        with self.run_scheduler(2, alike, mode=mode):
+            self.refused(node, alike, mode)
+            self.assertLessEqual(workers_of(alike, 2), self.up(self.made))
+
+    def test_node_named_like_a_worker(self):
+        # Kubernetes' nodes are, and there is a record of that name: its own.
+        node = 'k8s-worker-1'
+        with self.run_scheduler(2, node, stock=True):
+            self.assertEqual({node}, self.present())
+        with self.run_scheduler(2, node) as scheduler:
+            self.wait_records(workers_of(node, 2))
+            self.assertEqual([node], self.retired(scheduler))

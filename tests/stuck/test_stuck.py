@@ -12,16 +12,18 @@
 
 """A stuck worker is seen, costs few requests, and is replaced."""
 
+import functools
 import time
 
 import ddt
+from nova.workers import launcher
 
 from lab import rpc
 from tests.integration import base
 
 # What the other two of three workers have to answer, of what three did.
 GOODPUT = 0.55
-PREFETCH = 4
+PREFETCH = launcher.PREFETCH_COUNT
 CALLERS = 8
 POOL = 8
 
@@ -30,18 +32,24 @@ REPLACE = {'worker_timeout': base.WORKER_TIMEOUT}
 # From the fault to the new process, and to the record that is down.
 REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 3
 DOWN = base.SERVICE_DOWN_TIME + base.REPORT_INTERVAL
+# What callers lose to a worker that reads but cannot run: what it has begun,
+# has in hand, and has prefetched. They have it back after their timeout.
+BOUND = POOL + 1 + PREFETCH
+RECOVERED = 5 + base.CALL_TIMEOUT
 
 
 class StuckTestCase(base.LabTestCase):
 
-    def begin(self, mode, default=None, scheduler=None):
+    def begin(self, mode, default=None, scheduler=None, rabbit=None):
         """Three workers under eight callers, at a healthy rate."""
         self.made = self.cloud({'DEFAULT': default or {},
-                                'scheduler': scheduler or {}})
+                                'scheduler': scheduler or {},
+                                'oslo_messaging_rabbit': rabbit or {}})
         self.scheduler = self.start(self.made, workers=3, mode=mode)
-        client = self.enterContext(self.made.client())
+        self.client = self.enterContext(self.made.client())
         self.callers = self.enterContext(rpc.Callers(
-            client, CALLERS, timeout=base.CALL_TIMEOUT))
+            self.client, CALLERS, timeout=base.CALL_TIMEOUT,
+            call=self.client.work))
         # Connections, thread pools and caches are made in the first calls.
         self.callers.rate(2)
         self.healthy = self.callers.rate(5)
@@ -119,6 +127,12 @@ class StuckTestCase(base.LabTestCase):
                   'answered, lost and failed in each 5 s: '
                   f'{self.callers.timeline()}')
 
+    def check_bounded(self):
+        """A worker that cannot run took no more than its bound."""
+        counts = self.callers.counts(self.before_fault)
+        self.assertLessEqual(counts.lost, BOUND, self.callers.timeline())
+        self.assertEqual(0, counts.failed)
+
     def check_lost(self):
         """The stuck worker holds what it prefetched, and no more.
 
@@ -148,17 +162,20 @@ class ReplacedTestCase(StuckTestCase):
             self.wait_replaced(stacks=number != 1)
             self.check_goodput()
             self.check_lost()
-        # One that reads but cannot run: see below for what it costs.
-        self.fault(3, self.made.faults.block)
-        self.wait_down()
-        self.wait_replaced()
-        self.check_goodput()
+        # One that reads but cannot run, or has run but cannot end.
+        for number, fault, *args in (
+                (3, self.made.faults.block, base.WORK),
+                (1, self.made.faults.hang_reply)):
+            self.fault(number, fault, *args)
+            self.wait_down()
+            self.wait_replaced()
+            self.check_goodput()
+            self.check_bounded()
 
     def test_unread_messages_are_not_lost(self):
         self.begin('threading', scheduler=REPLACE)
         self.callers.stop()
-        client = self.enterContext(self.made.client())
-        patient = rpc.Callers(client, CALLERS, timeout=60)
+        patient = rpc.Callers(self.client, CALLERS, timeout=60)
         self.fault(2, self.made.faults.stop)
         with patient:
             self.wait_replaced(stacks=False)
@@ -171,41 +188,67 @@ class ReplacedTestCase(StuckTestCase):
 class BlockedPoolTestCase(StuckTestCase):
     """With no worker_timeout, a worker has to help itself."""
 
-    @ddt.data(*base.MODES)
-    def test_bounds_itself_and_serves_again(self, mode):
-        self.begin(mode, SMALL_POOL)
-        self.fault(2, self.made.faults.block)
-        self.wait_down()
-        recovered = 2 * base.REPORT_INTERVAL + base.CALL_TIMEOUT + 3
-        time.sleep(max(0, recovered - self.since()))
-        # For good: a second look after some more of the callers' timeouts.
-        for _look in range(3):
-            self.check_goodput()
-            time.sleep(1)
-        self.assertIn(
-            f'Worker {self.host} takes no more requests: all {POOL} threads',
-            self.scheduler.log())
-        self.assertNotIn('takes requests again', self.scheduler.log())
+    # With nova's default report_interval as well, and for so long that the
+    # broker gives up a connection from which nothing is read.
+    @ddt.data(*((mode, *rest) for mode in base.MODES for rest in (
+        (base.REPORT_INTERVAL, 25, 60), (10, 60, 10))))
+    @ddt.unpack
+    def test_bounds_itself_and_serves_again(self, mode, interval, seconds,
+                                            threshold):
+        self.begin(
+            mode, dict(SMALL_POOL, report_interval=interval,
+                       service_down_time=3 * interval),
+            rabbit={'heartbeat_timeout_threshold': threshold})
+        workers = self.scheduler.workers()
+        for worker in workers.values():
+            self.made.faults.watch(worker)
+        sent = []
+
+        def cast():
+            sent.append(f'aggregate-{len(sent)}')
+            self.client.cast_aggregate(sent[-1])
+
+        cast()
+        self.fault(2, self.made.faults.block, base.WORK)
+        time.sleep(max(0, RECOVERED - self.since()))
+        # For good.
+        while self.since() < seconds:
+            self.check_goodput(looks=3)
+            cast()
+        self.check_bounded()
+        text = (f'Worker {self.host} takes no more requests: all {POOL} '
+                'threads')
+        self.assertEqual(1, self.log().count(text))
+        self.assertNotIn('runs messages again', self.log())
         self.assertEqual(self.before, self.pids(self.scheduler))
 
         self.made.faults.free(self.worker)
         self.made.wait(
-            lambda: f'Worker {self.host} takes requests again' in
-            self.scheduler.log(), 20, 'the worker to serve again')
+            lambda: f'Worker {self.host} runs messages again' in self.log(),
+            10 + interval, 'the worker to serve again')
+        cast()
+        for worker in workers.values():
+            self.made.wait(
+                lambda: len(self.made.faults.state(worker)['casts']) >=
+                len(sent), 20, 'all casts to be run')
+            # Eight threads may begin two of them the other way round.
+            state = self.made.faults.state(worker)
+            self.assertEqual(sorted(sent), sorted(state['casts']))
+            self.assertLessEqual(state['peak'], POOL)
+        self.client.ping(self.host, timeout=10)
         self.wait_up(self.made, self.scheduler)
-        client = self.enterContext(self.made.client())
-        client.ping(self.host, timeout=10)
-        self.assertEqual(1, self.scheduler.log().count('takes no more'))
+        self.assertEqual(1, self.log().count('takes no more'))
         self.check_goodput()
+        self.check_bounded()
 
     @ddt.data(*base.MODES)
     def test_busy_is_left_alone(self, mode):
         # Two threads, and always more requests than that.
         self.begin(mode, {'executor_thread_pool_size': 2}, REPLACE)
         self.callers.stop()
-        self.fault(2, self.made.faults.slow, 1)
-        client = self.enterContext(self.made.client())
-        with rpc.Callers(client, 6, timeout=30, server=self.host) as busy:
+        self.fault(2, self.made.faults.slow, 1, base.WORK)
+        with rpc.Callers(self.client, 6, timeout=30, call=functools.partial(
+                self.client.work, server=self.host)) as busy:
             # Longer than three intervals, and than the worker_timeout.
             end = 1.5 * base.WORKER_TIMEOUT
             while busy.elapsed() < end:

@@ -26,8 +26,17 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# Changes with each fault, which ends the ones before.
+# What calls wait for; another fault takes its place and ends it.
 current = [None]
+
+# One entry for each call that runs, the most there were, and one for each that
+# has ended. What threads do to a list is atomic.
+running = []
+peak = [0]
+ended = []
+
+# The names of aggregates that were cast, in the order of their arrival.
+casts = []
 
 
 def hold_gil(seconds):
@@ -40,34 +49,103 @@ def hold_gil(seconds):
         left = sleep(left)
 
 
-def block():
-    _replace_ping(float('inf'))
+def block(method):
+    _replace(_owner(method), method, float('inf'))
 
 
-def slow(seconds):
-    _replace_ping(seconds)
+def slow(method, seconds):
+    _replace(_owner(method), method, seconds)
+
+
+def hang_reply():
+    from oslo_messaging._drivers import amqpdriver
+    # A cast has no reply to be sent.
+    _replace(amqpdriver.AMQPIncomingMessage, 'reply', float('inf'),
+             lambda message: message.msg_id)
+
+
+def release(calls):
+    current[0].tickets.extend([None] * calls)
 
 
 def free():
     current[0] = None
 
 
-def _replace_ping(seconds):
+def watch():
+    from nova.scheduler import host_manager
+    original = host_manager.HostManager.update_aggregates
+
+    def update_aggregates(self, aggregates):
+        original(self, aggregates)
+        casts.extend(aggregate.name for aggregate in aggregates)
+
+    host_manager.HostManager.update_aggregates = update_aggregates
+
+
+def tell(path):
+    import gc
+    from nova.scheduler import host_manager
+    # What was frozen before the fork is not listed.
+    gc.unfreeze()
+    known = {aggregate.name for found in gc.get_objects()
+             if isinstance(found, host_manager.HostManager)
+             for aggregate in list(found.aggs_by_id.values())}
+    with open(path + '.new', 'w') as stream:
+        json.dump({'aggregates': sorted(known), 'casts': list(casts),
+                   'running': len(running), 'peak': peak[0],
+                   'ended': len(ended)}, stream)
+    os.rename(path + '.new', path)
+
+
+class Wait:
+    """What calls of a method wait for: some time, or a ticket each."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.tickets = []
+
+    def over(self, began):
+        if (current[0] is not self or
+                time.monotonic() - began >= self.seconds):
+            return True
+        try:
+            self.tickets.pop()
+            return True
+        except IndexError:
+            return False
+
+
+def _owner(method):
+    """The class whose method it is."""
     from nova import baserpc
-    api = baserpc.BaseRPCAPI
-    original = getattr(api.ping, 'original', api.ping)
-    fault = current[0] = object()
+    from nova.scheduler import host_manager
+    # Not the manager, which calls it: nova keeps what it found there.
+    return (baserpc.BaseRPCAPI if method == 'ping' else
+            host_manager.HostManager)
 
-    def ping(self, context, arg):
-        end = time.monotonic() + seconds
-        # time.sleep is looked up at each call, so under eventlet it is the
-        # green one: the pool hangs, but not the process.
-        while current[0] is fault and time.monotonic() < end:
-            time.sleep(min(0.05, seconds))
-        return original(self, context, arg)
 
-    ping.original = original
-    api.ping = ping
+def _replace(owner, name, seconds, concerned=lambda self: True):
+    original = getattr(owner, name)
+    original = getattr(original, 'original', original)
+    fault = current[0] = Wait(seconds)
+
+    def method(self, *args, **kwargs):
+        running.append(None)
+        peak[0] = max(peak[0], len(running))
+        try:
+            began = time.monotonic()
+            # time.sleep is looked up at each call, so under eventlet it is
+            # the green one: the pool hangs, but not the process.
+            while concerned(self) and not fault.over(began):
+                time.sleep(min(0.05, seconds))
+            return original(self, *args, **kwargs)
+        finally:
+            running.pop()
+            ended.append(None)
+
+    method.original = original
+    setattr(owner, name, method)
 
 
 def handle(signum, frame):

@@ -1,0 +1,264 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A box on the way to a server that drops what it likes.
+
+Stands before the RabbitMQ or the MariaDB of some clients. Others go directly,
+and reach the server as before.
+"""
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+import time
+
+# AMQP 0-9-1: kinds of frames, and basic.publish (class 60, method 40).
+METHOD, HEADER, BODY = 1, 2, 3
+PUBLISH = struct.pack('>HH', 60, 40)
+
+
+class Middlebox:
+    """A TCP proxy before a server of the loopback interface.
+
+    Use it in a ``with``; it passes everything until it is told otherwise.
+    """
+
+    def __init__(self, port):
+        """Choose the server; it listens from the ``with`` on.
+
+        :param port: of the server
+        """
+        self.target = port
+        self.port = None
+        self._listener = None
+        self._backlog = []
+        self._connections = set()
+        # Whether anything passes, and whether connections are accepted.
+        self._passes = True
+        self._accepts = True
+        self._drops_published = False
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def url(self, url):
+        """The same URL of the server by way of the box."""
+        return url.replace('127.0.0.1:%d/' % self.target,
+                           '127.0.0.1:%d/' % self.port)
+
+    def __enter__(self):
+        self._listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc):
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.refuse()
+
+    # What can be wrong with it. The last one wins.
+
+    def restore(self):
+        """Pass everything again.
+
+        What was under way arrives now, as a network that had lost packets
+        sends them again, but for what was ``abandon``ed.
+        """
+        self._set(True, True, False)
+        while self._backlog:
+            self._backlog.pop().close()
+        if self._listener is None:
+            self._listen()
+        self._listener.listen(128)
+
+    def refuse(self):
+        """Reset all connections and refuse new ones: no server is there."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.close()
+        for connection in list(self._connections):
+            connection.reset()
+
+    def silence(self):
+        """Nothing passes; connections are accepted, but nobody answers."""
+        self._set(False, True, False)
+
+    def vanish(self):
+        """Nothing passes, and packets for new connections are dropped."""
+        self._set(False, False, False)
+        # The kernel drops them once its backlog is full: so fill it.
+        self._listener.listen(0)
+        while True:
+            filler = socket.socket()
+            filler.settimeout(0.3)
+            self._backlog.append(filler)
+            try:
+                filler.connect(('127.0.0.1', self.port))
+            except TimeoutError:
+                return
+
+    def abandon(self):
+        """Nothing passes ever again on the connections that there are.
+
+        As if a firewall between had forgotten them: they stay half open. New
+        ones pass.
+        """
+        for connection in list(self._connections):
+            connection.abandoned = True
+
+    def drop_published(self):
+        """Drop the messages that clients publish, and pass all else.
+
+        A RabbitMQ that delivers but takes nothing. Clients that wait for a
+        confirmation get none.
+        """
+        self._set(True, True, True)
+
+    def _set(self, passes, accepts, drops_published):
+        with self._changed:
+            self._passes = passes
+            self._accepts = accepts
+            self._drops_published = drops_published
+            self._changed.notify_all()
+
+    def _listen(self):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(('127.0.0.1', self.port or 0))
+        listener.listen(128)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+
+    def _serve(self):
+        while not self._closed:
+            listener = self._listener
+            if listener is None or not self._accepts:
+                time.sleep(0.05)
+                continue
+            # It may be closed meanwhile.
+            with contextlib.suppress(OSError, ValueError):
+                if select.select([listener], [], [], 0.05)[0]:
+                    _Connection(self, listener.accept()[0])
+
+    def wait_to_pass(self, connection):
+        """Wait until something may pass; False if it never will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or (
+                self._passes and not connection.abandoned))
+        return not self._closed
+
+    def add(self, connection):
+        self._connections.add(connection)
+
+    def discard(self, connection):
+        self._connections.discard(connection)
+
+    @property
+    def drops_published(self):
+        return self._drops_published
+
+
+class _Connection:
+    """A connection of a client, and the one to the server."""
+
+    def __init__(self, box, client):
+        self.abandoned = False
+        self._box = box
+        self._client = client
+        self._server = None
+        box.add(self)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def reset(self):
+        """Close both, so that the client is told by a reset."""
+        self._box.discard(self)
+        for sock in filter(None, (self._client, self._server)):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                struct.pack('ii', 1, 0))
+                # Wakes up whoever reads from it.
+                sock.shutdown(socket.SHUT_RD)
+            sock.close()
+
+    def _run(self):
+        if not self._box.wait_to_pass(self):
+            return
+        try:
+            self._server = socket.create_connection(
+                ('127.0.0.1', self._box.target))
+        except OSError:
+            self.reset()
+            return
+        for sock in (self._client, self._server):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(
+            target=self._pump, daemon=True,
+            args=(self._server, self._client, None)).start()
+        self._pump(self._client, self._server, _Frames())
+
+    def _pump(self, source, sink, frames):
+        try:
+            while data := source.recv(65536):
+                if not self._box.wait_to_pass(self):
+                    return
+                if frames:
+                    data = frames.filter(data, self._box.drops_published)
+                sink.sendall(data)
+            if self._box.wait_to_pass(self):
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            if self._box.wait_to_pass(self):
+                self.reset()
+
+
+class _Frames:
+    """The AMQP frames that one client sends; anything else is passed."""
+
+    PROTOCOL = b'AMQP'
+
+    def __init__(self):
+        self._amqp = None
+        self._rest = b''
+        # Channels on which the content that comes belongs to a message that
+        # is dropped.
+        self._dropped = set()
+
+    def filter(self, data, drop):
+        """What of it is to be passed on.
+
+        :param drop: whether to drop messages that begin here
+        """
+        if self._amqp is None:
+            self._amqp = data.startswith(self.PROTOCOL)
+            if self._amqp:
+                return data[:8] + self.filter(data[8:], drop)
+        if not self._amqp:
+            return data
+        self._rest += data
+        passed = b''
+        while len(self._rest) >= 7:
+            kind, channel, size = struct.unpack_from('>BHI', self._rest)
+            # An octet after the payload ends the frame.
+            frame, rest = self._rest[:size + 8], self._rest[size + 8:]
+            if len(frame) < size + 8:
+                break
+            self._rest = rest
+            if kind == METHOD:
+                self._dropped.discard(channel)
+                if drop and frame[7:11] == PUBLISH:
+                    self._dropped.add(channel)
+            if not (channel in self._dropped and
+                    kind in (METHOD, HEADER, BODY)):
+                passed += frame
+        return passed

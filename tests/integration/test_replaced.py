@@ -1,0 +1,65 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A worker is replaced, however it got stuck.
+
+What that costs callers meanwhile is in tests.stuck.
+"""
+
+import ddt
+
+from tests.integration import base
+
+# A stuck worker has to be gone by then, on a loaded machine too.
+REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 10
+
+
+@ddt.ddt
+class ReplacedTestCase(base.LabTestCase):
+
+    CONF = {'scheduler': {'worker_timeout': base.WORKER_TIMEOUT}}
+
+    def replaced(self, scheduler, before):
+        """The numbers of the workers that have other processes now."""
+        after = self.pids(scheduler)
+        return sorted(n for n, pid in before.items()
+                      if after.get(n, pid) != pid)
+
+    @ddt.data(*base.MODES)
+    def test_as_soon_as_it_serves(self, mode):
+        made = self.cloud(self.CONF)
+        scheduler = made.scheduler(workers=3, mode=mode)
+        made.wait(lambda: 2 in scheduler.consuming(), 60, 'worker 2 to serve')
+        worker = scheduler.workers()[2]
+        made.faults.stop(worker)
+        scheduler.wait_ready()
+        before = self.pids(scheduler)
+        made.wait(lambda: self.replaced(scheduler, before) == [2], REPLACED,
+                  'worker 2 to be replaced')
+        self.wait_up(made, scheduler)
+        self.assertEqual([2], self.replaced(scheduler, before))
+        self.assertIn(
+            f'Worker {scheduler.worker_host(2)} (pid {worker.pid}) has begun '
+            'no message for', scheduler.log())
+
+    @ddt.data(*base.MODES)
+    def test_half_open_connection_to_the_database(self, mode):
+        # A write hangs for ever, but the database answers all others.
+        box, url = self.middlebox(base.shared_database().urls['main'])
+        made = self.cloud(dict(self.CONF, database={'connection': url}))
+        scheduler = self.start(made, workers=2, mode=mode)
+        before = self.pids(scheduler)
+        box.abandon()
+        made.wait(lambda: self.replaced(scheduler, before) == [1, 2],
+                  REPLACED, 'both workers to be replaced')
+        self.wait_up(made, scheduler)
+        self.assertEqual(2, scheduler.log().count('replacing it'))
