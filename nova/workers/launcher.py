@@ -88,7 +88,10 @@ class Worker(service.ServiceBase):
                 self.server, self.node, self.workers).start()
 
     def stop(self):
-        if not self._answers_for_the_server:
+        if not self._started:
+            # The launcher of the eventlet mode stops what it launched in the
+            # parent as well, where there is nothing to be stopped. (In 2026.1
+            # the manager would wait for it, for minutes.)
             return
         if self.slot is not None:
             self.slot.close()
@@ -111,15 +114,11 @@ class Worker(service.ServiceBase):
         self.server.wait()
 
     def reset(self):
-        if self._answers_for_the_server:
+        # The launcher of the eventlet mode resets what it launched in the
+        # parent as well. There all workers share the Service, so only the
+        # first passes it on.
+        if self._started or self.number == 1:
             self.server.reset()
-
-    @property
-    def _answers_for_the_server(self):
-        # The launcher of the eventlet mode stops and resets what it launched
-        # in the parent as well. There all workers share the Service, so only
-        # the first passes it on.
-        return self._started or self.number == 1
 
     def _bind(self):
         self.server.host = self.host
