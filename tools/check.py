@@ -37,9 +37,9 @@ def check(release, tree, start=''):
     if start and start not in [change.name[:2] for change in series]:
         raise Error(f'there is no change with the number {start}')
     python = environment.ensure(release.name)
-    modes, extra = release.modes, None
-    if release.base != changes.NOVA:
-        modes = (None,)
+    nova = release.base == changes.NOVA
+    extra = None
+    if not nova:
         extra = environment.extra(python, release.extra_lock(release.base))
     commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     # A clone, so that the built tree stays as it is.
@@ -53,6 +53,7 @@ def check(release, tree, start=''):
         clock = Clock()
         total = suites.Result()
         for kind, names in touched(release, clone).items():
+            modes = suites.modes(release, kind) if nova else (None,)
             for mode in modes if names else ():
                 total += _run(python, clone, change.name, kind, names, mode,
                               extra)

@@ -85,7 +85,7 @@ def run_suite(name, release, tree, python, args=()):
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
                  for module in suites.modules(root, path)]
-        modes = release.modes if where == 'tree' else (None,)
+        modes = suites.modes(release, name) if where == 'tree' else (None,)
         total += _run(f'{name}-{where}', root, names, python, modes,
                       OPTIONS.get(name, ()) + tuple(args))
     return total
@@ -137,7 +137,7 @@ def run_short(release, tree, python):
     total = suites.Result()
     for kind, path in OWN.items():
         total += _run(f'{kind}-tree', tree, suites.modules(tree, path),
-                      python, release.modes, ())
+                      python, suites.modes(release, kind), ())
     names = sorted(set(check.touched(release, tree)['unit'])
                    - set(suites.modules(tree, OWN['unit'])))
     total += _run('nova-tree', tree, names, python, release.modes[:1], ())

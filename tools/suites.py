@@ -126,6 +126,22 @@ def _tests_of(tree, root, name):
     return []
 
 
+def modes(release, kind):
+    """The modes to run nova's tests of a kind in.
+
+    Its functional tests have the eventlet mode alone before 2026.2: in the
+    threading mode the threads of a test share one connection to SQLite. Its
+    tox.ini tells.
+
+    :param kind: unit or functional
+    """
+    tox = release.tree / 'tox.ini'
+    if (kind == 'functional' and tox.is_file() and not re.search(
+            r'^\[testenv:functional-.*threading', tox.read_text(), re.M)):
+        return ('eventlet',)
+    return release.modes
+
+
 def run(python, name, tree, names, mode=None, args=(), line=None,
         extra=None):
     """Run test modules and return a Result.
