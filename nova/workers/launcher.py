@@ -48,7 +48,7 @@ LOG = logging.getLogger(__name__)
 
 # How many messages a worker takes from the broker before it has read them. A
 # worker that reads no more holds so many requests until its process ends.
-PREFETCH_COUNT = 4
+PREFETCH_COUNT = 2
 
 
 class Worker(service.ServiceBase):
