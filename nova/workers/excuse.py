@@ -46,7 +46,8 @@ class Inquiry:
         self._end = time.monotonic() + timeout
         self._timeout = timeout
         self._error = 'no answer'
-        self._asks = [('the message broker', ask_broker, (topic, then))]
+        self._asks: list[tuple] = [
+            ('the message broker', ask_broker, (topic, then))]
         for name, options in (('the main database', CONF.database),
                               ('the API database', CONF.api_database)):
             if options.connection:

@@ -19,7 +19,6 @@ from oslo_utils import timeutils
 from nova import context
 from nova.db.main import api as main_db_api
 from nova.db.main import models
-from nova import exception
 from nova import objects
 
 LOG = logging.getLogger(__name__)

@@ -136,7 +136,7 @@ class AskDatabaseTestCase(test.NoDBTestCase):
 
     def test_refused(self):
         self.assertRaises(
-            Exception, excuse.ask_database,  # noqa: H202
+            excuse.sa.exc.OperationalError, excuse.ask_database,
             self.options('sqlite:////no/such/folder/file'), 5)
 
     @ddt.data((0.4, 1), (5.5, 5))
