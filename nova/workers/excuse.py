@@ -44,7 +44,6 @@ class Inquiry:
 
     def __init__(self, topic, timeout, then):
         self._end = time.monotonic() + timeout
-        self._timeout = timeout
         self._error = 'no answer'
         self._asks: list[tuple] = [
             ('the message broker', ask_broker, (topic, then))]

@@ -22,6 +22,7 @@ import contextlib
 import os
 import sys
 import threading
+import typing as ty
 
 from oslo_log import log as logging
 import oslo_messaging as messaging
@@ -74,8 +75,8 @@ class Worker(service.ServiceBase):
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
         self._started = False
-        self._heartbeat = None
-        self._node_rpcserver = None
+        self._heartbeat: ty.Any = None
+        self._node_rpcserver: ty.Any = None
 
     def start(self):
         self._started = True

@@ -13,8 +13,9 @@
 """Nodes that cannot run workers beside each other.
 
 The node address of a node is the name of its RPC server. If a node is called
-like a worker host of another one, ``n1-worker-1`` beside ``n1``, both listen on
-one queue, and each takes messages of the other. Whoever starts second is told.
+like a worker host of another one, ``n1-worker-1`` beside ``n1``, both listen
+on one queue, and each takes messages of the other. Whoever starts second is
+told.
 """
 
 import time
@@ -51,13 +52,12 @@ def check(binary, node, workers):
                 f'[DEFAULT] host is {node}, but node {worker.node}, whose '
                 f'{binary} is up, is called like a worker of it; one of the '
                 f'two nodes has to have another name')
-        if (record.host == node and identity.parse(node) and
+        if (worker is not None and record.host == node and
                 api.service_is_up(record) and _is_kept_up(api, record)):
             raise ValueError(
                 f'[DEFAULT] host is {node}, but that is the name of worker '
-                f'{identity.parse(node).number} of {binary} on node '
-                f'{identity.parse(node).node}, which is up; one of the two '
-                f'nodes has to have another name')
+                f'{worker.number} of {binary} on node {worker.node}, which is '
+                f'up; one of the two nodes has to have another name')
 
 
 def _is_kept_up(api, record):
