@@ -268,7 +268,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--stock', help='folder of a nova without the series')
     parser.add_argument('--tree', help='folder of the nova with the series '
-                                       '(default: the one built last)')
+                                       '(default: the installed one)')
     parser.add_argument('--workers', type=int, nargs='+', default=WORKERS)
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -172,7 +172,7 @@ def main():
     parser = argparse.ArgumentParser(prog='python -m lab.bench_roster',
                                      description=__doc__)
     parser.add_argument('--tree', help='folder of the nova to run (default: '
-                                       'the one built last)')
+                                       'the installed one)')
     parser.add_argument('--workers', type=int, default=1000)
     parser.add_argument('--silent', type=int, default=10)
     parser.add_argument('--timeout', type=float, default=5)

@@ -38,11 +38,42 @@ def has_worker_hosts(tree=None):
 
     :param tree: folder of the tree; the installed nova if None
     """
+    return os.path.exists(_path_in(tree, 'workers', 'launcher.py'))
+
+
+def modes(tree=None):
+    """The concurrency modes that nova-scheduler has, the usual one first.
+
+    Before 2025.2 it always patches, and runs its RPC server in eventlet.
+
+    :param tree: folder of a nova tree; the installed nova if None
+    """
+    with open(_path_in(tree, 'rpc.py')) as stream:
+        if 'concurrency_mode_threading' in stream.read():
+            return ('threading', 'eventlet')
+    return ('eventlet',)
+
+
+def mode_env(mode=None, tree=None):
+    """The environment variables that choose a concurrency mode.
+
+    :param mode: one of ``modes``; the first of them if None
+    :param tree: as for ``modes``
+    :raises LabError: when the tree does not have that mode
+    """
+    found = modes(tree)
+    mode = mode or found[0]
+    if mode not in found:
+        raise LabError('mode is %s, not %s' % (' or '.join(found), mode))
+    return {'OS_NOVA_DISABLE_EVENTLET_PATCHING':
+            'true' if mode == 'threading' else 'false'}
+
+
+def _path_in(tree, *parts):
     if tree is None:
         spec = importlib.util.find_spec('nova')
         tree = os.path.dirname(spec.submodule_search_locations[0])
-    return os.path.exists(
-        os.path.join(tree, 'nova', 'workers', 'launcher.py'))
+    return os.path.join(tree, 'nova', *parts)
 
 
 class Scheduler(process.Child):
@@ -202,14 +233,15 @@ class Cloud:
             # A test may have stopped its broker, and its queues with it.
             self.broker.delete(sorted(self._names))
 
-    def _write_conf(self, name, *layers):
-        """Write a configuration file; later layers win.
+    def config_file(self, name, *layers):
+        """Write a configuration file of nova.
 
-        :param layers: dicts of section -> option -> value
+        :param name: of the file, and the value of ``[DEFAULT] host``
+        :param layers: section -> option -> value; later layers win
         :returns: its path
         """
         parser = configparser.RawConfigParser(default_section='')
-        for layer in layers:
+        for layer in (self._base_conf(name), *layers):
             parser.read_dict(layer)
         path = os.path.join(self.folder, name + '.conf')
         with open(path, 'w') as stream:
@@ -236,13 +268,13 @@ class Cloud:
                 'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL},
         }
 
-    def scheduler(self, node='scheduler-node-1', workers=3, mode='threading',
+    def scheduler(self, node='scheduler-node-1', workers=3, mode=None,
                   tree=None, conf=None, env=None, hosts=None):
         """Start a nova-scheduler; ``wait_ready`` waits until it serves.
 
         :param node: the value of ``[DEFAULT] host``
         :param workers: the number of its workers
-        :param mode: 'threading' or 'eventlet'
+        :param mode: one of ``modes``; the first of them if None
         :param tree: folder of the nova to run; the installed one if None
         :param conf: more configuration: section -> option -> value
         :param env: more environment variables
@@ -252,10 +284,9 @@ class Cloud:
         """
         if hosts is None:
             hosts = has_worker_hosts(tree)
-        path = self._write_conf(node, self._base_conf(node),
-                                {'scheduler': {'workers': workers}},
+        path = self.config_file(node, {'scheduler': {'workers': workers}},
                                 self.conf, conf or {})
-        env = dict(_mode(mode), **self.faults.env(), **(env or {}))
+        env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
         env['PYTHONPATH'] = lab_database.nova_path(tree, lab_faults.INJECT)
         scheduler = Scheduler(
             self, node, workers, hosts,
@@ -278,7 +309,7 @@ class Cloud:
         :returns: ``subprocess.CompletedProcess`` with text
         :raises LabError: see ``check``
         """
-        env = dict(os.environ, **_mode('threading'),
+        env = dict(os.environ, **mode_env(tree=tree),
                    PYTHONPATH=lab_database.nova_path(tree))
         done = subprocess.run(
             [lab_database.program('nova-manage'), '--config-file',
@@ -308,10 +339,3 @@ class Cloud:
     def wait(self, condition, timeout, what):
         """Wait for a condition; see ``process.wait``."""
         return process.wait(condition, timeout, what, self.log)
-
-
-def _mode(mode):
-    if mode not in ('threading', 'eventlet'):
-        raise LabError('mode is threading or eventlet, not %s' % mode)
-    return {'OS_NOVA_DISABLE_EVENTLET_PATCHING':
-            'true' if mode == 'threading' else 'false'}

@@ -55,18 +55,21 @@ class Output:
 
 
 def find_tree():
-    """The nova to run: the tree built last, or the installed one.
+    """The nova to run: the installed one, or the tree built last.
+
+    In an environment that tools/run.py has made, the installed one is the
+    tree of its release.
 
     :returns: a folder, or None for the installed one
     :raises LabError: when none of them has the series
     """
+    if cloud.has_worker_hosts():
+        return None
     built = [path for path in glob.glob(
         os.path.join(placement.ROOT, 'build', '*'))
         if cloud.has_worker_hosts(path)]
     if built:
         return max(built, key=os.path.getmtime)
-    if cloud.has_worker_hosts():
-        return None
     raise LabError('no nova with the series: build one with '
                    '"python3 tools/series.py build 2026.2"')
 
@@ -158,7 +161,9 @@ def in_one_process(out, options, tree):
           "process on nova's embedded fake RPC driver, with SQLite.")
     with tempfile.TemporaryDirectory(prefix='lab-embedded-') as folder:
         try:
-            records, pings = embedded.run(folder, NODE, options.workers, tree)
+            records, pings = embedded.run(
+                folder, NODE, options.workers, tree,
+                cloud.mode_env(options.mode, tree))
         except LabError as error:
             keep_log(str(error))
             raise
@@ -186,10 +191,10 @@ def main():
     parser = argparse.ArgumentParser(prog='python -m lab.demo',
                                      description=__doc__)
     parser.add_argument('--tree', help='folder of the nova to run (default: '
-                                       'the one built last)')
+                                       'the installed one)')
     parser.add_argument('--workers', type=int, default=3)
-    parser.add_argument('--mode', default='threading',
-                        choices=['threading', 'eventlet'])
+    parser.add_argument('--mode', choices=['threading', 'eventlet'],
+                        help='(default: threading, if it has that)')
     options = parser.parse_args()
     if options.workers < 1:
         parser.error('at least one worker')

@@ -56,7 +56,9 @@ def main(conf, workers):
     :param workers: their number
     """
     from nova import monkey_patch
-    monkey_patch.patch(backend='threading')
+    if hasattr(monkey_patch, 'patch'):
+        # Before 2025.2 the import does it.
+        monkey_patch.patch()
 
     import oslo_messaging
 
@@ -98,13 +100,14 @@ def main(conf, workers):
     os._exit(0)
 
 
-def run(folder, node, workers, tree):
+def run(folder, node, workers, tree, mode_env):
     """Run the program with databases and a Placement of its own.
 
     :param folder: for its files
     :param node: the value of ``[DEFAULT] host``
     :param workers: the number of workers
     :param tree: folder of the nova to run; the installed one if None
+    :param mode_env: see ``cloud.mode_env``
     :returns: the records, and a dict: server name -> the number of the
         worker that answered
     :raises LabError: when it fails
@@ -116,8 +119,8 @@ def run(folder, node, workers, tree):
             stream.write(CONF % dict(
                 databases.urls, node=node, folder=folder, endpoint=api.url,
                 token=placement.TOKEN))
-        env = {'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true',
-               'PYTHONPATH': database.nova_path(tree, placement.ROOT)}
+        env = dict(mode_env,
+                   PYTHONPATH=database.nova_path(tree, placement.ROOT))
         with process.Child(
                 [sys.executable, '-m', 'lab.embedded', path, str(workers)],
                 os.path.join(folder, node + '.log'), env,

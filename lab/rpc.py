@@ -219,6 +219,11 @@ class Callers:
             if since <= end < until and start >= began)
         return Counts(*(found[name] for name in Counts._fields))
 
+    def latencies(self, since=0, until=float('inf')):
+        """The seconds that calls answered between two times took, sorted."""
+        return sorted(end - start for start, end, outcome in list(self._calls)
+                      if outcome == 'answered' and since <= end < until)
+
     def timeline(self, width=5):
         """The counts of each ``width`` seconds since the start."""
         buckets = int(self.elapsed() // width)

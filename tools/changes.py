@@ -16,13 +16,19 @@ A change is read whole into memory, with the files it adds: what is built,
 compared and written back is the same object.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from pathlib import Path
 import re
 import shutil
-import tomllib
+try:
+    import tomllib
+except ImportError:
+    tomllib = None  # common.guarded() tells it in one line.
 
+from common import BUILD
 from common import decode
 from common import encode
 from common import Error
@@ -32,15 +38,20 @@ from common import shown
 SERIES = ROOT / 'series'
 
 
+# What a release is named after; others are the companion's.
+NOVA = 'nova'
+
+
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """A release of the base that the series is made for."""
+    """One base of a release that the series is made for."""
 
     name: str
     base: str
     version: str
     sha256: str
-    python: str
+    pythons: tuple[str, ...]
+    modes: tuple[str, ...]
     lock: Path
     number: int
 
@@ -49,31 +60,74 @@ class Release:
         return f'{self.version}+workers.{self.number}'
 
     @property
+    def arguments(self):
+        """How the user names it to series.py."""
+        return (self.name if self.base == NOVA
+                else f'{self.name} --base {self.base}')
+
+    @property
+    def project(self):
+        """The base's name in file names, and its Python package."""
+        return re.sub(r'[-_.]+', '_', self.base)
+
+    @property
+    def tree(self):
+        """Where it is built."""
+        return BUILD / (self.name if self.base == NOVA
+                        else f'{self.name}-{self.base}')
+
+    def extra_lock(self, name):
+        """A lock file for more than the release's own has."""
+        return self.lock.with_stem(f'{self.lock.stem}-{name}')
+
+    @property
     def folder(self):
         """Where this base's changes are."""
         return SERIES / self.base
 
+    @property
+    def root(self):
+        """What the paths of the files that its changes add start from."""
+        return ROOT if self.base == NOVA else ROOT / self.base
 
-def release(name):
-    """Return the release of that name in releases.toml.
 
-    :raises: Error if there is none, or if the file is malformed
+def releases():
+    """Return all of releases.toml: release name -> base -> Release.
+
+    :raises: Error if the file is malformed
     """
     path = SERIES / 'releases.toml'
     try:
         table = tomllib.loads(path.read_text())
         number = table.pop('number')
-        found = {key: Release(key, value['base'], value['version'],
-                              value['sha256'], value['python'],
-                              SERIES / value['lock'], number)
-                 for key, value in table.items()}
+        found = {}
+        for name, value in table.items():
+            pythons = tuple(value.pop('pythons'))
+            modes = tuple(value.pop('modes', ('threading', 'eventlet')))
+            lock = SERIES / value.pop('lock')
+            found[name] = {
+                base: Release(name, base, one['version'], one['sha256'],
+                              pythons, modes, lock, number)
+                for base, one in value.items()}
     except (tomllib.TOMLDecodeError, KeyError, TypeError,
             AttributeError) as error:
         raise Error(f'{shown(path)} is malformed: {error!r}')
+    return found
+
+
+def release(name, base=NOVA):
+    """Return a base of the release of that name in releases.toml.
+
+    :raises: Error if there is none, or if the file is malformed
+    """
+    found = releases()
     if name not in found:
         known = ', '.join(sorted(found)) or 'none'
         raise Error(f'unknown release {name}; known: {known}')
-    return found[name]
+    if base not in found[name]:
+        known = ', '.join(found[name]) or 'none'
+        raise Error(f'{name} has no base {base}; known: {known}')
+    return found[name][base]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +174,7 @@ def changes(release):
     """
     if not release.folder.is_dir():
         raise Error(f'{shown(release.folder)} is missing')
-    found = [_read(path, release.name)
+    found = [_read(path, release)
              for path in sorted(release.folder.iterdir()) if path.is_dir()]
     numbers = [change.name[:2] for change in found]
     for number in set(numbers):
@@ -130,7 +184,7 @@ def changes(release):
     return found
 
 
-def _read(folder, name):
+def _read(folder, release):
     if not re.fullmatch(r'\d\d-[\w.-]+', folder.name):
         raise Error(f'{shown(folder)} is not named NN-slug')
     message = folder / 'message'
@@ -139,13 +193,19 @@ def _read(folder, name):
     text = decode(message.read_bytes())
     if not text.strip() or not text.endswith('\n'):
         raise Error(f'{shown(message)} is empty or has no newline at its end')
-    adds = {path: _read_added(path, folder)
+    adds = {path: _read_added(path, folder, release.root)
             for path in _lines(folder / 'adds')}
-    patch = folder / 'edits' / f'{name}.patch'
-    edits = decode(patch.read_bytes()) if patch.is_file() else ''
+    patch = folder / 'edits' / f'{release.name}.patch'
+    if patch.is_file():
+        edits = decode(patch.read_bytes())
+    elif any(folder.glob('edits/*.patch')):
+        # Forgotten, or else the release has an empty one.
+        raise Error(f'{shown(patch)} is missing')
+    else:
+        edits = ''
     if not adds and not edits.strip():
         raise Error(f'{shown(folder)} neither adds nor edits anything '
-                    f'for {name}')
+                    f'for {release.name}')
     return Change(folder.name, text, adds, edits)
 
 
@@ -157,21 +217,22 @@ def _lines(path):
     return sorted(line for line in lines if line)
 
 
-def _read_added(name, folder):
-    path = ROOT / name
+def _read_added(name, folder, root):
+    path = root / name
     parts = Path(name).parts
     if name.startswith('/') or '..' in parts or '.git' in parts:
         raise Error(f'{shown(folder)} adds {name}: not a path of this '
                     f'repository')
     if path.is_symlink() or not path.is_file():
-        raise Error(f'{shown(folder)} adds {name}, which is missing here')
+        raise Error(f'{shown(folder)} adds {shown(path)}, which is missing '
+                    f'here')
     return File(path.read_bytes(), bool(path.stat().st_mode & 0o100))
 
 
 def forgotten(release, series):
     """The files here, at paths of the base, that no change adds."""
     added = {path for change in series for path in change.adds}
-    there = (path.relative_to(ROOT).as_posix()
+    there = (path.relative_to(release.root).as_posix()
              for path in (ROOT / release.base).rglob('*')
              if path.is_file() and path.suffix != '.pyc')
     return sorted(set(there) - added)
@@ -238,7 +299,7 @@ def store(release, old, new):
             if change.adds:
                 files['adds'] = encode(
                     ''.join(f'{path}\n' for path in sorted(change.adds)))
-        if change.patch:
+        if change.patch or any(path.startswith('edits/') for path in files):
             files[own] = encode(change.patch)
         for path, data in files.items():
             wanted[release.folder / change.name / path] = data
@@ -252,14 +313,14 @@ def store(release, old, new):
     for change in old:
         if change.name not in {change.name for change in new}:
             shutil.rmtree(release.folder / change.name)
-    _store_added(old, new)
+    _store_added(release.root, old, new)
 
 
-def _store_added(old, new):
+def _store_added(root, old, new):
     before = {p: f for change in old for p, f in change.adds.items()}
     after = {p: f for change in new for p, f in change.adds.items()}
     for path in before.keys() - after.keys():
-        (ROOT / path).unlink()
+        (root / path).unlink()
     for path, file in after.items():
         if before.get(path) != file:
-            file.write(ROOT / path)
+            file.write(root / path)

@@ -25,10 +25,10 @@ import suites
 
 
 def check(release, tree, start=''):
-    """Test a built tree change by change, in both of nova's modes.
+    """Test a built tree change by change, nova in each of its modes.
 
     What is tested grows with the changes: all the series' own tests so
-    far, and nova's unit tests of all that was edited so far.
+    far, and the base's unit tests of all that was edited so far.
 
     :param start: the number of the change to begin with
     :raises: Error at the first change with a failure
@@ -37,31 +37,50 @@ def check(release, tree, start=''):
     if start and start not in [change.name[:2] for change in series]:
         raise Error(f'there is no change with the number {start}')
     python = environment.ensure(release.name)
+    modes, extra = release.modes, None
+    if release.base != changes.NOVA:
+        modes = (None,)
+        extra = environment.extra(python, release.extra_lock(release.base))
     commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     # A clone, so that the built tree stays as it is.
-    clone = BUILD / f'check-{release.name}'
+    clone = BUILD / f'check-{release.tree.name}'
     shutil.rmtree(clone, ignore_errors=True)
     git(BUILD, 'clone', '--quiet', '--template=', str(tree), str(clone))
     for change, commit in zip(series, commits):
         if change.name[:2] < start:
             continue
         git(clone, 'checkout', '--quiet', '--detach', commit)
-        edited = git(clone, 'diff', '--name-only', '--no-renames', '-z',
-                     '--diff-filter=M', 'base', commit).split('\0')
-        _check(python, clone, change.name, list(filter(None, edited)))
+        clock = Clock()
+        total = suites.Result()
+        for kind, names in touched(release, clone).items():
+            for mode in modes if names else ():
+                total += _run(python, clone, change.name, kind, names, mode,
+                              extra)
+        say(f'{change.name}: {total.total} tests, {total.skipped} skipped '
+            f'({clock})')
 
 
-def _check(python, clone, name, edited):
-    clock = Clock()
-    total = suites.Result()
-    for kind in ('unit', 'functional'):
-        names = suites.touched(clone, kind, edited)
-        for mode in suites.MODES if names else ():
-            printed = []
-            result = suites.run(python, f'check-{kind}-{mode}', clone,
-                                names, mode, line=printed.append)
-            if result.failed:
-                say(''.join(printed))
-                raise Error(f'{name}: {kind} tests in {mode} mode: {result}')
-            total += result
-    say(f'{name}: {total.total} tests, {total.skipped} skipped ({clock})')
+def touched(release, tree):
+    """The tests to run for all changes up to what a tree has checked out.
+
+    :returns: kind, unit or functional -> dotted names of modules
+    """
+    nova = release.base == changes.NOVA
+    paths = git(tree, 'diff', '--name-only', '--no-renames', '-z',
+                f'--diff-filter={"M" if nova else "AM"}', 'base', 'HEAD')
+    changed = list(filter(None, paths.split('\0')))
+    if not nova:
+        return {'unit': suites.touched_of(tree, release.project, changed)}
+    return {kind: suites.touched(tree, kind, changed)
+            for kind in ('unit', 'functional')}
+
+
+def _run(python, clone, name, kind, names, mode, extra):
+    printed = []
+    result = suites.run(python, '-'.join(filter(None, ('check', kind, mode))),
+                        clone, names, mode, line=printed.append, extra=extra)
+    if result.failed:
+        say(''.join(printed))
+        where = f' in {mode} mode' if mode else ''
+        raise Error(f'{name}: {kind} tests{where}: {result}')
+    return result

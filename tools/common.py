@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+OLDEST = (3, 11)
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / 'build'
 
@@ -47,9 +49,13 @@ class Error(Exception):
 def guarded(name, function):
     """Run a tool's main function and return its exit code.
 
-    Errors become one line on stderr and 1; an interrupt becomes 130.
+    Errors become one line on stderr and 1, a Python that is too old for
+    the tools among them; an interrupt becomes 130.
     """
     try:
+        if sys.version_info < OLDEST:
+            raise Error('the tools need Python {}.{} or newer, and this is '
+                        '{}.{}'.format(*OLDEST, *sys.version_info))
         return function() or 0
     except (Error, OSError, UnicodeError) as error:
         text = ' '.join(str(error).split())
@@ -70,26 +76,27 @@ def shown(path):
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def git(tree, *args, data=None, date=None, notes=False):
+def git(tree, *args, data=None, date=None, notes=False, environ=()):
     """Run git in a tree and return its output, bytes kept as they are.
 
     :param data: text for its standard input
     :param date: seconds since the epoch, for the commit it makes
     :param notes: return what it says on stderr instead
+    :param environ: more environment variables
     :raises: GitError if git fails, Error if there is none
     """
-    environ = {k: v for k, v in os.environ.items()
-               if not k.startswith('GIT_')}
-    environ.update(
+    env = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
+    env.update(
         LC_ALL='C', GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_NOSYSTEM='1',
         GIT_AUTHOR_NAME=MAINTAINERS, GIT_AUTHOR_EMAIL=ADDRESS,
         GIT_COMMITTER_NAME=MAINTAINERS, GIT_COMMITTER_EMAIL=ADDRESS)
+    env.update(environ)
     if date is not None:
-        environ['GIT_AUTHOR_DATE'] = f'{date} +0000'
-        environ['GIT_COMMITTER_DATE'] = f'{date} +0000'
+        env['GIT_AUTHOR_DATE'] = f'{date} +0000'
+        env['GIT_COMMITTER_DATE'] = f'{date} +0000'
     try:
         done = subprocess.run(
-            [*GIT, *args], cwd=tree, env=environ, capture_output=True,
+            [*GIT, *args], cwd=tree, env=env, capture_output=True,
             input=None if data is None else encode(data))
     except FileNotFoundError:
         raise Error('git is not installed')

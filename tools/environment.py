@@ -35,16 +35,21 @@ from common import scratch
 from common import shown
 
 
-def ensure(name):
+def ensure(name, version=None):
     """Return the Python of a release's environment, made if need be.
 
     Costs next to nothing when it is up to date. The release has to be
     built. It needs no ensurepip, which Debian has in a package of its own.
 
+    :param version: the Python to make it with, in an environment of its
+        own: 3.12, for example; any that the release names if None
     :raises: Error if something is missing or pip fails
     """
     release = changes.release(name)
-    env = BUILD / 'env' / name
+    if version and version not in release.pythons:
+        raise Error(f'{name} runs on Python {_either(release)}, and not on '
+                    f'{version}')
+    env = BUILD / 'env' / (f'{name}-py{version}' if version else name)
     python = env / 'bin' / 'python'
     with locked():
         wanted = _digest(release, env)
@@ -52,27 +57,73 @@ def ensure(name):
         if (stamp.is_file() and stamp.read_text() == wanted
                 and python.exists()):
             return python
-        _make(release, env, _interpreter(release))
+        _make(release, env, _interpreter(release, version))
         # Last, so that an interrupted one is made again.
         stamp.write_text(wanted)
     return python
 
 
-def _interpreter(release):
-    names = [sys.executable, f'python{release.python}']
-    for name in filter(None, map(shutil.which, names)):
-        done = subprocess.run([name, '-c', 'import sys; print(sys.version)'],
-                              capture_output=True, text=True)
-        if done.stdout.startswith(f'{release.python}.'):
-            return name
-    raise Error(f'{release.name} needs Python {release.python}, which is '
-                f'not installed')
+def extra(python, lock):
+    """Return a folder with the packages of one more lock file.
+
+    They come on top of a release's environment, which stays small without
+    them.
+
+    :param python: the environment's Python, as ensure() returns it
+    :param lock: path of the lock file; what its name says beyond the
+        release's is the folder's
+    :raises: Error if pip fails
+    """
+    env = python.parents[1]
+    folder = env.with_name(f'{env.name}-{lock.stem.partition("-")[2]}')
+    with locked():
+        # What is compiled is for the Python that it was installed with.
+        wanted = lock.read_text() + _version(python)
+        stamp = folder / 'stamp'
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return folder
+        clock = Clock()
+        say(f'installing {shown(lock)} into {shown(folder)}')
+        shutil.rmtree(folder, ignore_errors=True)
+        pip(f'cannot install {shown(lock)}', '--python', str(python),
+            'install', '--progress-bar=off', '--no-deps', '--target',
+            str(folder), '--requirement', str(lock))
+        stamp.write_text(wanted)
+    say(f'installed {shown(folder)} ({clock})')
+    return folder
+
+
+def _either(release):
+    *others, last = release.pythons
+    return f'{", ".join(others)} or {last}' if others else last
+
+
+def _interpreter(release, version=None):
+    running = '{}.{}'.format(*sys.version_info)
+    # The one that runs this tool is there for sure.
+    versions = [version] if version else sorted(
+        release.pythons, key=lambda version: version != running)
+    for version in versions:
+        for name in (sys.executable, f'python{version}', 'python3'):
+            path = shutil.which(name)
+            if path and _version(path) == version:
+                return path
+    names = versions[0] if len(versions) == 1 else _either(release)
+    raise Error(f'{release.name} needs Python {names}, which is not '
+                f'installed')
+
+
+def _version(python):
+    done = subprocess.run(
+        [python, '-c', 'import sys; print("%d.%d" % sys.version_info[:2])'],
+        capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def _digest(release, env):
     # With its path, because a virtual environment cannot be moved. Which
     # Python runs this tool does not matter: it may be another one next time.
-    text = '\n'.join(['1', release.python, str(env), release.version])
+    text = '\n'.join(['1', *release.pythons, str(env), release.version])
     return hashlib.sha256(
         text.encode() + release.lock.read_bytes()).hexdigest()
 
@@ -119,7 +170,7 @@ def _pointer(release, folder):
     the tree's build, which writes into the tree. pip makes the scripts of
     this one. Its metadata are the sdist's own.
     """
-    tree = BUILD / release.name
+    tree = release.tree
     infos = list(tree.glob('*.egg-info'))
     if len(infos) != 1:
         raise Error(f'{shown(tree)} is not built')

@@ -25,8 +25,6 @@ from common import BUILD
 from common import Clock
 from common import Error
 from common import git
-from common import locked
-from common import pip
 from common import ROOT
 from common import say
 from common import shown
@@ -36,42 +34,18 @@ import series
 NOTES = 'releasenotes/notes'
 
 
-def ensure(release):
-    """Return the folder of the gates' own packages, made if need be.
-
-    It comes on top of the release's environment, which the tests need and
-    which stays small without Sphinx and mypy.
-    """
-    lock = release.lock.with_stem(f'{release.lock.stem}-gates')
-    folder = BUILD / 'env' / f'{release.name}-gates'
-    with locked():
-        wanted = lock.read_text()
-        stamp = folder / 'stamp'
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return folder
-        clock = Clock()
-        say(f'installing {shown(lock)} into {shown(folder)}')
-        shutil.rmtree(folder, ignore_errors=True)
-        python = BUILD / 'env' / release.name / 'bin' / 'python'
-        pip(f'cannot install {shown(lock)}', '--python', str(python),
-            'install', '--progress-bar=off', '--no-deps', '--target',
-            str(folder), '--requirement', str(lock))
-        # Last, so that an interrupted one is made again.
-        stamp.write_text(wanted)
-    say(f'installed {shown(folder)} ({clock})')
-    return folder
-
-
 class Gate:
     """Runs programs in a clone of the built tree, and counts failures."""
 
-    def __init__(self, release, name):
+    def __init__(self, release, name, version):
         self.tree = series.build(release)
         if series.dirty(self.tree):
             say(f'note: edits of {shown(self.tree)} that are not committed '
                 f'are left out')
-        self.python = environment.ensure(release.name)
-        self.environ = {**os.environ, 'PYTHONPATH': str(ensure(release)),
+        self.python = environment.ensure(release.name, version)
+        # Sphinx and mypy; the tests do not need them.
+        extra = environment.extra(self.python, release.extra_lock('gates'))
+        self.environ = {**os.environ, 'PYTHONPATH': str(extra),
                         'PYTHONWARNINGS': 'ignore', 'LC_ALL': 'C.UTF-8',
                         'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'false'}
         self.commits = git(self.tree, 'rev-list', '--reverse',
@@ -107,13 +81,15 @@ class Gate:
             raise Error(f'{name}: failed: ' + ', '.join(self.failed))
 
 
-def pep8(release):
+def pep8(release, version=None):
     """Run nova's pep8 on what each change adds and edits, and on our tools.
 
     That is what nova's .pre-commit-config.yaml and its mypy environment
     run, with nova's settings.
+
+    :param version: as for environment.ensure()
     """
-    gate = Gate(release, 'pep8')
+    gate = Gate(release, 'pep8', version)
     gate.module('tools lab tests: flake8', 'flake8', '--isolated',
                 '--max-line-length=79', 'tools', 'lab', 'tests', cwd=ROOT)
     gate.end('pep8')
@@ -145,9 +121,12 @@ def pep8(release):
         say(f'{name}: {len(files)} files ({clock})')
 
 
-def docs(release):
-    """Build nova's documentation and release notes, warnings as errors."""
-    gate = Gate(release, 'docs')
+def docs(release, version=None):
+    """Build nova's documentation and release notes, warnings as errors.
+
+    :param version: as for environment.ensure()
+    """
+    gate = Gate(release, 'docs', version)
     clock = Clock()
     builder = 'html'
     if not shutil.which('dot'):

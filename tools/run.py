@@ -14,7 +14,11 @@
 
 ``test`` is all of the tests; a filter or stestr's own options may follow
 the name of any of them: ``run.py unit identity``, ``run.py nova -- -1``.
-``pep8`` and ``docs`` are nova's own gates, on the built tree.
+``short`` is what is run for a release that is not the newest, and ``all``
+is ``test``, then ``short`` of each of the other releases. ``pep8`` and
+``docs`` are nova's own gates, on the built tree. ``--release`` chooses
+another release than the newest, and ``--python 3.12`` the Python to run it
+with, in an environment of its own.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import subprocess
 import sys
 
 import changes
+import check
 from common import Clock
 from common import Error
 from common import guarded
@@ -45,11 +50,15 @@ NOVA = (
     'nova/tests/unit/servicegroup',
 )
 
+# The series' own tests in nova.
+OWN = {'unit': 'nova/tests/unit/workers',
+       'functional': 'nova/tests/functional/workers'}
+
 # Suite -> where: here or in the built tree, and paths of tests.
 SUITES = {
     'unit': (('here', ('tests/unit',)),
-             ('tree', ('nova/tests/unit/workers',))),
-    'functional': (('tree', ('nova/tests/functional/workers',)),),
+             ('tree', (OWN['unit'],))),
+    'functional': (('tree', (OWN['functional'],)),),
     'nova': (('tree', NOVA),),
     'integration': (('here', ('tests/integration',)),),
     # Measures rates, so nothing else shall run beside it.
@@ -59,6 +68,9 @@ SUITES = {
 # The integration tests wait most of the time, each for processes of its own.
 OPTIONS = {'integration': ('--concurrency', '4'), 'stuck': ('--serial',)}
 
+# Of the integration tests, what is run for releases that are not the newest.
+SHORT = 'test_a_day_in_the_life|test_kolla'
+
 GATES = {'pep8': gates.pep8, 'docs': gates.docs}
 
 
@@ -66,57 +78,127 @@ def _print(line):
     say(line.rstrip('\n'))
 
 
-def run_suite(name, python, tree, args):
+def run_suite(name, release, tree, python, args=()):
     """Run one suite and return its Result; one with no tests has failed."""
     total = suites.Result()
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
                  for module in suites.modules(root, path)]
-        if not names:
-            say(f'{name}: there are no tests in {" ".join(paths)}')
-            total += suites.Result(failed=1)
-            continue
-        for mode in suites.MODES if where == 'tree' else (None,):
-            clock = Clock()
-            label = '-'.join(filter(None, (name, where, mode)))
-            say(f'== {label}')
-            options = OPTIONS.get(name, ()) + tuple(args)
-            result = suites.run(python, label, root, names, mode, options,
-                                _print)
-            say(f'== {label}: {result} ({clock})')
-            total += result
+        modes = release.modes if where == 'tree' else (None,)
+        total += _run(f'{name}-{where}', root, names, python, modes,
+                      OPTIONS.get(name, ()) + tuple(args))
     return total
+
+
+def _run(label, root, names, python, modes, options, extra=None):
+    if not names:
+        say(f'{label}: there are no tests')
+        return suites.Result(failed=1)
+    total = suites.Result()
+    for mode in modes:
+        clock = Clock()
+        where = '-'.join(filter(None, (label, mode)))
+        say(f'== {where}')
+        result = suites.run(python, where, root, names, mode, options, _print,
+                            extra)
+        say(f'== {where}: {result} ({clock})')
+        total += result
+    return total
+
+
+def run_companion(release, tree, python, args=()):
+    """Run other bases' own unit tests of what their series edit."""
+    total = suites.Result()
+    for other in changes.releases()[release.name].values():
+        if other.base != changes.NOVA and other.folder.is_dir():
+            built = series.build(other)
+            extra = environment.extra(python, other.extra_lock(other.base))
+            for kind, names in check.touched(other, built).items():
+                total += _run(f'companion-{kind}', built, names, python,
+                              (None,), args, extra)
+    return total
+
+
+def run_test(release, tree, python, args=()):
+    """Run all tests of a release."""
+    total = suites.Result()
+    for name in SUITES:
+        total += run_suite(name, release, tree, python, args)
+    return total + run_companion(release, tree, python, args)
+
+
+def run_short(release, tree, python):
+    """Run what a release needs that is not the newest.
+
+    That is the series' own tests, those of nova for what it edits in the
+    mode that is the default, and few of the integration tests.
+    """
+    total = suites.Result()
+    for kind, path in OWN.items():
+        total += _run(f'{kind}-tree', tree, suites.modules(tree, path),
+                      python, release.modes, ())
+    names = sorted(set(check.touched(release, tree)['unit'])
+                   - set(suites.modules(tree, OWN['unit'])))
+    total += _run('nova-tree', tree, names, python, release.modes[:1], ())
+    total += run_suite('integration', release, tree, python, (SHORT,))
+    return total + run_companion(release, tree, python)
+
+
+def run_all(release, tree, python):
+    """Run all tests of a release, and what is short of all others."""
+    total = run_test(release, tree, python)
+    for name in changes.releases():
+        if name != release.name:
+            other = changes.release(name)
+            say(f'== {name}')
+            total += run_short(other, series.build(other),
+                               environment.ensure(name))
+    return total
+
+
+# Of more than one suite, or of another base; the last two take no filter.
+RUNS = {'test': run_test, 'companion': run_companion, 'short': run_short,
+        'all': run_all}
+WHAT = ('demo', *SUITES, *RUNS, *GATES)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='run', description=__doc__.partition('\n')[0],
-        usage='run.py [-h] {demo,test,' + ','.join([*SUITES, *GATES])
-              + '} [FILTER | -- OPTION ...]')
-    parser.add_argument('what', choices=['demo', 'test', *SUITES, *GATES])
+        usage='run.py [-h] [--release RELEASE] [--python VERSION] {'
+              + ','.join(WHAT) + '} [FILTER | -- OPTION ...]')
+    parser.add_argument('--release', default=RELEASE,
+                        help=f'{RELEASE} by default')
+    parser.add_argument('--python', metavar='VERSION',
+                        help='for example 3.12; any that the release runs '
+                             'on by default')
+    parser.add_argument('what', choices=WHAT)
     parser.add_argument('args', nargs=argparse.REMAINDER,
                         help='a filter, or options of "stestr run" after --')
     options = parser.parse_args(argv)
     args = options.args[options.args[:1] == ['--']:]
     clock = Clock()
+    release = changes.release(options.release)
+    if args and options.what in (*GATES, 'short', 'all'):
+        raise Error(f'{options.what} takes no arguments')
     if options.what in GATES:
-        if args:
-            raise Error(f'{options.what} takes no arguments')
-        GATES[options.what](changes.release(RELEASE))
+        GATES[options.what](release, options.python)
         say(f'in {clock}')
         return 0
-    tree = series.build(changes.release(RELEASE))
-    python = environment.ensure(RELEASE)
+    tree = series.build(release)
+    python = environment.ensure(release.name, options.python)
     if options.what == 'demo':
         return subprocess.run([python, '-m', 'lab.demo', *args],
                               cwd=ROOT).returncode
-    names = list(SUITES) if options.what == 'test' else [options.what]
-    total = suites.Result()
-    for name in names:
-        total += run_suite(name, python, tree, args)
+    more = [args] if args else []
+    if options.what in RUNS:
+        total = RUNS[options.what](release, tree, python, *more)
+    else:
+        total = run_suite(options.what, release, tree, python, args)
     if not total.total:
-        raise Error('no test matches ' + ' '.join(args))
+        raise Error('no test matches ' + ' '.join(args) if args
+                    else f'{options.what}: there are no tests')
     say(f'in {clock}')
     say(str(total))
     return 1 if total.failed else 0

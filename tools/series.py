@@ -10,12 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Build the series into a git repository, a patch set or a wheel.
+"""Build the series into a git repository, patches or a wheel.
 
-Needs Python 3.11, git and pip, and nothing else. build/RELEASE is a git
-repository: the base's source distribution tagged ``base``, then one commit
-for each folder of series/<base>/. It is where changes are tested and
-edited; ``refresh`` writes what was committed there back.
+Needs Python 3.11 or newer, git and pip, and nothing else. build/RELEASE is
+a git repository: the base's source distribution tagged ``base``, then one
+commit for each folder of series/<base>/. It is where changes are tested and
+edited; ``refresh`` writes what was committed there back. The base is nova
+unless --base names another, whose tree is build/RELEASE-BASE.
 """
 
 import argparse
@@ -209,7 +210,7 @@ def _build(release):
     digest = changes.digest(release, series)
     for path in changes.forgotten(release, series):
         say(f'warning: no change adds {path}')
-    tree = BUILD / release.name
+    tree = release.tree
     if tree.exists():
         if not (tree / '.git').is_dir():
             raise Error(f'{shown(tree)} is not a tree this tool built; '
@@ -220,7 +221,8 @@ def _build(release):
             return tree
         if edited(tree):
             raise Error(f'{shown(tree)} has edits that a build would lose: '
-                        f'"refresh {release.name}" keeps them, or remove it')
+                        f'"refresh {release.arguments}" keeps them, or '
+                        f'remove it')
     with scratch() as folder:
         assemble(release, series, folder / 'new')
         _note(folder / 'new', digest)
@@ -239,7 +241,7 @@ def pristine(release):
     """
     tree = build(release)
     if edited(tree):
-        raise Error(f'{shown(tree)} has edits: "refresh {release.name}" '
+        raise Error(f'{shown(tree)} has edits: "refresh {release.arguments}" '
                     f'them first, or undo them')
     return tree
 
@@ -253,7 +255,7 @@ def refresh(release):
         the commits do not make a series
     """
     with locked():
-        tree = BUILD / release.name
+        tree = release.tree
         if not tree.exists():
             raise Error(f'{shown(tree)} is not built')
         old = changes.changes(release)
@@ -352,11 +354,22 @@ def _patch(tree, commit, paths):
 
 # What others get -----------------------------------------------------------
 
-def export(release, folder):
+# Where Kolla's images have Python packages, whatever Python they have.
+KOLLA_PREFIX = 'var/lib/kolla/venv/lib/python3/site-packages'
+
+
+def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
     """Write the changes as patches, and quilt's list of them, to a folder.
 
-    :raises: Error if there is anything in it
+    :param layout: ``git``, for a checkout or for quilt, or ``kolla``, a
+        patches_path of kolla-build: for what is installed, without
+        documentation and tests, in the folder of the image that has it
+    :param prefix: with ``kolla``, the folder of the Python packages, from /
+    :raises: Error if there is anything in it, or in the image's folder
     """
+    if layout == 'kolla':
+        folder /= ('nova-base' if release.base == changes.NOVA
+                   else 'openstack-base')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Error(f'{folder} is there already, and not an empty folder')
     tree = pristine(release)
@@ -364,15 +377,32 @@ def export(release, folder):
     commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     patches = {}
     for place, (change, commit) in enumerate(zip(series, commits), 1):
-        patches[f'{place:04}-{change.slug}.patch'] = git(
-            tree, 'format-patch', '-1', '--stdout', '--no-numbered',
+        name, more = f'{place:04}-{change.slug}.patch', ()
+        if layout == 'kolla':
+            # Kolla remembers those of all images in one list, by name.
+            name = f'{release.project}-workers-{name}'
+            prefix = prefix.strip('/')
+            more = (f'--src-prefix={prefix}/', f'--dst-prefix={prefix}/',
+                    '--', release.project, f':!{release.project}/tests')
+        text = git(
+            tree, 'format-patch', '--stdout', '--no-numbered',
             '--no-signature', '--zero-commit', '--full-index', '--no-stat',
-            '--no-renames', commit)
+            '--no-renames', f'{commit}^..{commit}', *more)
+        if text:
+            patches[name] = text
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in patches.items():
         (folder / name).write_bytes(encode(text))
     (folder / 'series').write_text(''.join(f'{name}\n' for name in patches))
     say(f'wrote {len(patches)} patches and a quilt series to {folder}')
+
+
+def wheels():
+    """Write a wheel of each base that has changes, for all releases."""
+    for bases in changes.releases().values():
+        for release in bases.values():
+            if release.folder.is_dir():
+                wheel(release)
 
 
 def wheel(release):
@@ -388,6 +418,10 @@ def wheel(release):
         git(tree, 'archive', f'--output={folder / "tree.tar"}',
             '--prefix=tree/', 'HEAD')
         unpack(folder / 'tree.tar', folder / 'tree')
+        # Some builds only take what is listed there.
+        for info in (folder / 'tree').glob('*.egg-info'):
+            (info / 'SOURCES.txt').write_text(
+                git(tree, 'ls-files', '-z').replace('\0', '\n'))
         pip(f'cannot build the wheel of {release.base}', 'wheel',
             '--no-deps', '--wheel-dir', str(folder / 'dist'),
             str(folder / 'tree'), environ=_wheel_environ(release))
@@ -410,7 +444,7 @@ def _wheel_environ(release):
 
 
 def _verify(release, made, tree):
-    name = re.sub(r'[-_.]+', '_', release.base)
+    name = release.project
     wanted = f'{name}-{release.local_version}-py3-none-any.whl'
     if made.name != wanted:
         raise Error(f'the wheel is {made.name}, and not {wanted}')
@@ -430,21 +464,49 @@ def main(argv=None):
             ('build', 'make build/RELEASE, a commit for each change'),
             ('refresh', 'write commits made in build/RELEASE back'),
             ('export', 'write patches for git am, patch and quilt'),
+            ('apply', "make a branch with the changes on a checkout's HEAD, "
+                      'by three-way merge'),
             ('wheel', 'write a wheel to dist/'),
             ('check', 'run the tests that are touched, after each change')):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument('release', metavar='RELEASE')
+        if name == 'apply':
+            command.add_argument('checkout', metavar='CHECKOUT', type=Path,
+                                 help='a git repository of the base')
+            command.add_argument('--branch', metavar='NAME',
+                                 help='workers-RELEASE by default')
+        command.add_argument('release', metavar='RELEASE',
+                             nargs='?' if name == 'wheel' else None)
+        command.add_argument('--base', default=changes.NOVA,
+                             help='nova by default')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
+            command.add_argument('--layout', choices=('git', 'kolla'),
+                                 default='git', help='git by default')
+            command.add_argument('--prefix', default=KOLLA_PREFIX,
+                                 help='with kolla, where Python packages '
+                                      'are; %(default)s by default')
+        if name == 'wheel':
+            command.add_argument('--all', action='store_true',
+                                 help='of all releases and bases')
         if name == 'check':
             command.add_argument('--from', dest='start', metavar='NN',
                                  default='', help='begin with this change')
     args = parser.parse_args(argv)
-    release = changes.release(args.release)
+    if args.command == 'wheel' and args.all == bool(args.release):
+        parser.error('wheel takes either RELEASE or --all')
+    if args.release is None:
+        return wheels()
+    release = changes.release(args.release, args.base)
     if args.command == 'export':
-        export(release, args.folder)
+        export(release, args.folder, args.layout, args.prefix)
+    elif args.command == 'apply':
+        import apply
+        apply.apply(release, pristine(release), args.checkout, args.branch)
     elif args.command == 'check':
         import check
+        if release.base != changes.NOVA:
+            # It is in the environment that the tests run in.
+            build(changes.release(release.name))
         check.check(release, pristine(release), args.start)
     else:
         {'build': build, 'refresh': refresh,

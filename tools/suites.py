@@ -87,6 +87,31 @@ def touched(tree, kind, edited):
     return sorted(found)
 
 
+def touched_of(tree, package, changed):
+    """The same for another base, whose tests are in folders like its own.
+
+    :param package: the base's Python package
+    :param changed: repository paths of files that were edited or added
+    :returns: dotted names: the unit tests among them, and those of each
+        module, or of any with its name, or of its package
+    """
+    root = f'{package}/tests'
+    found = set()
+    for name in map(Path, changed):
+        if name.is_relative_to(root):
+            if name.match('test_*.py'):
+                found.update(modules(tree, name))
+        elif name.is_relative_to(package) and name.suffix == '.py':
+            public = Path(*(part.lstrip('_') for part in name.parts))
+            paths = _tests_of(tree, root, public) or [
+                path.relative_to(tree) for path in
+                (tree / root).rglob(f'test_{public.name}')]
+            for path in paths:
+                found.update(modules(tree, path))
+    # Those need a broker.
+    return sorted(found - set(modules(tree, f'{root}/functional')))
+
+
 def _tests_of(tree, root, name):
     inside = Path(*name.parts[1:])
     while inside.name:
@@ -101,7 +126,8 @@ def _tests_of(tree, root, name):
     return []
 
 
-def run(python, name, tree, names, mode=None, args=(), line=None):
+def run(python, name, tree, names, mode=None, args=(), line=None,
+        extra=None):
     """Run test modules and return a Result.
 
     :param python: the environment's Python
@@ -110,6 +136,7 @@ def run(python, name, tree, names, mode=None, args=(), line=None):
     :param mode: one of MODES
     :param args: more arguments for ``stestr run``, a filter for example
     :param line: called with each line that stestr prints
+    :param extra: a folder with more packages; it comes next on the path
     """
     folder = BUILD / 'stestr' / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +144,9 @@ def run(python, name, tree, names, mode=None, args=(), line=None):
     (folder / 'select' / 'test_select.py').write_text(
         LOADER.format(names=names))
     environ = {**os.environ, 'LC_ALL': 'C.UTF-8', 'LANGUAGE': 'en_US',
-               'PYTHONPATH': str(tree), 'OS_STDOUT_CAPTURE': '1',
+               'PYTHONPATH': os.pathsep.join(
+                   map(str, filter(None, (tree, extra)))),
+               'OS_STDOUT_CAPTURE': '1',
                'OS_STDERR_CAPTURE': '1'}
     environ.setdefault('OS_TEST_TIMEOUT', '160')
     if mode:

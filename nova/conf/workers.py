@@ -29,9 +29,9 @@ neither that message nor a request for that many seconds is stuck: its dispatch
 pool is blocked, or the whole process is. It is made to write the stacks of its
 threads to the log, is killed, and is started again under the same worker host.
 
-A worker is not replaced for waiting for the message broker or the database.
-It is, if all its threads wait for a Placement that does not answer, so keep
-this longer than ``[placement] timeout``.
+A worker is not replaced while the message broker, the main database or the API
+database does not answer. It is, if all its threads wait for a Placement that
+does not answer, so keep this longer than ``[placement] timeout``.
 
 Possible values:
 

@@ -20,12 +20,14 @@ read one, comes here.
 import re
 import typing as ty
 
+from oslo_config import cfg
+
+import nova.conf
+
+CONF = nova.conf.CONF
+
 # AMQP 0-9-1 carries queue names as short strings: at most 255 bytes.
 MAX_QUEUE_LENGTH = 255
-
-# What oslo.messaging appends to the topic of an RPC server to name its fanout
-# queue: '_fanout_' and a UUID in hex digits.
-FANOUT_SUFFIX_LENGTH = len('_fanout_') + 32
 
 # Only the last suffix is ours: the name of a node may look like a worker host
 # itself (Kubernetes nodes are named like 'k8s-worker-1').
@@ -78,10 +80,25 @@ def check(topic: str, node: str) -> None:
     # The longest name is that of the fanout queue of the node address: what
     # oslo.messaging appends to it is longer than '-worker-' and any number.
     # As a worker's queue fits, its host fits into services.host (255) too.
-    longest = (MAX_QUEUE_LENGTH - FANOUT_SUFFIX_LENGTH -
-               len(node_topic(topic, '')))
+    longest = (MAX_QUEUE_LENGTH - len(node_topic(topic, '')) -
+               len('_fanout_') - _longest_suffix())
     length = len(node.encode())
     if length > longest:
         raise ValueError(
             f'[DEFAULT] host has {length} bytes, but with more than {longest} '
             f'the queues of its workers have no valid names')
+
+
+def _longest_suffix():
+    """How many bytes oslo.messaging appends to the name of a fanout queue."""
+    uuid = 32
+    try:
+        rabbit = CONF.oslo_messaging_rabbit
+        if not rabbit.use_queue_manager:
+            return uuid
+        # And a number, which may well have five digits.
+        return max(uuid, len(
+            f'{rabbit.hostname}:{rabbit.processname}:12345'.encode()))
+    except cfg.NoSuchOptError:
+        # Not RabbitMQ, or an oslo.messaging from before it had that.
+        return uuid

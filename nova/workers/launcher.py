@@ -18,8 +18,10 @@ oslo.service forks, and forks again when its process dies. As that is the same
 object each time, a worker keeps its name for life, in both concurrency modes.
 """
 
+import contextlib
 import os
 import sys
+import threading
 
 from oslo_log import log as logging
 import oslo_messaging as messaging
@@ -32,7 +34,9 @@ import nova.conf
 from nova import rpc
 from nova.workers import heartbeat
 from nova.workers import identity
+from nova.workers import lookalike
 from nova.workers import retirement
+from nova.workers import rpcserver
 from nova.workers import supervisor
 
 # cotyledon brings it for the titles of its own; without it a worker has the
@@ -69,9 +73,12 @@ class Worker(service.ServiceBase):
         self.slot = slot
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
+        self._started = False
+        self._heartbeat = None
         self._node_rpcserver = None
 
     def start(self):
+        self._started = True
         self._bind()
         self.server.start()
         self._serve_node_address()
@@ -85,12 +92,20 @@ class Worker(service.ServiceBase):
             return
         if self.slot is not None:
             self.slot.close()
+        node_address = threading.Thread(target=self._stop_node_address)
+        node_address.start()
         self.server.stop()
-        # Last, as a probe that gets no answer during a graceful shutdown
-        # would end it.
-        if self._node_rpcserver is not None:
-            self._node_rpcserver.stop()
-            self._node_rpcserver.wait()
+        node_address.join()
+
+    def _stop_node_address(self):
+        if self._node_rpcserver is None:
+            # It was stopped before it had started.
+            return
+        # A probe that gets no answer would end a graceful shutdown, so it is
+        # answered until the last request has run.
+        self._heartbeat.bound.wait_until_idle()
+        self._node_rpcserver.stop()
+        self._node_rpcserver.wait()
 
     def wait(self):
         self.server.wait()
@@ -104,7 +119,7 @@ class Worker(service.ServiceBase):
         # The launcher of the eventlet mode stops and resets what it launched
         # in the parent as well. There all workers share the Service, so only
         # the first passes it on.
-        return self._node_rpcserver is not None or self.number == 1
+        return self._started or self.number == 1
 
     def _bind(self):
         self.server.host = self.host
@@ -125,27 +140,28 @@ class Worker(service.ServiceBase):
                   'host': self.host, 'pid': os.getpid()})
 
     def _beat_through_the_queue(self):
-        beat = heartbeat.Heartbeat(
+        self._heartbeat = heartbeat.Heartbeat(
             self.server,
             self.slot.alive if self.slot is not None else lambda: None)
-        self.server.servicegroup_api = beat
-        self.server.rpcserver_factory = beat.get_rpcserver
+        self.server.servicegroup_api = self._heartbeat
+        self.server.rpcserver_factory = self._heartbeat.get_rpcserver
 
     def _serve_node_address(self):
         """Answer what is sent to the node address, a liveness probe say.
 
-        All live workers of the node do, from one queue, so it takes one of
-        them for the node to be alive.
+        All workers of the node that can run requests do, from one queue, so
+        it takes one of them for the node to be alive.
         """
         # The topic queue of this RPC server is the queue of the node address.
-        # Its own name has to differ from that of the other workers and to be
-        # no longer than the worker host.
+        # Its own name is never called, so all workers have the same one.
         target = messaging.Target(
             topic=identity.node_topic(self.server.topic, self.node),
-            server=f'worker-{self.number}')
-        self._node_rpcserver = rpc.get_server(target, [
-            baserpc.BaseRPCAPI(self.server.manager.service_name,
-                               self.backdoor_port)])
+            server='node')
+        self._node_rpcserver = rpcserver.RPCServer(
+            rpc.get_server(target, [
+                baserpc.BaseRPCAPI(self.server.manager.service_name,
+                                   self.backdoor_port)]),
+            self._heartbeat.bound)
         self._node_rpcserver.start()
 
 
@@ -167,10 +183,16 @@ def check(topic):
     :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
     """
-    try:
+    with _refusing():
         identity.check(topic, CONF.host)
         supervisor.check(topic, CONF[topic].worker_timeout,
                          CONF.report_interval)
+
+
+@contextlib.contextmanager
+def _refusing():
+    try:
+        yield
     except ValueError as exc:
         LOG.error('%s', exc)
         sys.exit(1)
@@ -182,7 +204,11 @@ def launch(server, workers):
     :param server: the nova.service.Service, built but not started
     :param workers: how many workers to start, at least 1
     :returns: the launcher; its wait() keeps the workers running
+    :raises: SystemExit with 1, after one line in the log, if the node cannot
+        run beside another one
     """
+    with _refusing():
+        lookalike.check(server.binary, server.host, workers)
     slots: list[supervisor.Slot | None] = [None] * workers
     watch = None
     timeout = CONF[server.topic].worker_timeout

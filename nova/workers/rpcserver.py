@@ -10,12 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The RPC server of a worker: it knows how busy it is, and it can pause.
+"""RPC servers that read no message they have no thread for.
 
 oslo.messaging acknowledges a request as soon as it has read it, and puts it
 into a dispatch pool whose backlog has no limit. So a worker whose pool is
-blocked goes on taking its share of all requests for ever. This module lets it
-see that, and leave the requests to the other workers.
+blocked goes on taking its share of all requests for ever, and a slow one
+collects every caller in its backlog. Here the listener thread waits while all
+threads are busy: it reads no more, the prefetch fills up, and the broker gives
+the rest to other workers. Nothing is closed, so nothing gets lost.
 """
 
 import threading
@@ -23,146 +25,123 @@ import time
 
 from oslo_log import log as logging
 
-from nova import rpc
-
 LOG = logging.getLogger(__name__)
 
+# Seconds that stop() waits for what was read to run to its end: what nova's
+# defaults of graceful_shutdown_timeout and manager_shutdown_timeout leave.
+STOP_TIME = 20
 
-class RPCServer:
-    """What nova.rpc.get_server() returns, but one that can pause.
 
-    :param target: the oslo_messaging.Target to serve, whose server is the
-        worker host
-    :param endpoints: see nova.rpc.get_server()
-    :param serializer: see nova.rpc.get_server()
+class Bound:
+    """Lets no more messages run at a time than there are threads.
+
+    Shared by the RPC servers of a worker. Nothing runs before open(), and
+    there is no bound any more after lift(). A message runs until its reply is
+    sent.
+
     :param on_begin: called without arguments whenever a message begins to run
     """
 
-    def __init__(self, target, endpoints, serializer, on_begin):
-        self._target = target
-        self._endpoints = endpoints
-        self._serializer = serializer
+    def __init__(self, on_begin):
         self._on_begin = on_begin
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._pausing = None
-        #: Whether it takes no messages for the time being.
-        self.paused = False
+        self._changed = threading.Condition()
+        self._running = 0
+        self._threads = 0
+        #: How many messages may run at a time.
+        self.size = 0
         #: When a message last began to run, in seconds of time.monotonic().
         self.begun = time.monotonic()
-        self._make()
-
-    def _make(self):
-        self._server = rpc.get_server(
-            self._target, self._endpoints, self._serializer)
-        self._dispatcher = _CountingDispatcher(
-            self._server.dispatcher, self._begin)
-        self._server.dispatcher = self._dispatcher
-
-    def start(self):
-        self._server.start()
-
-    def stop(self):
-        with self._lock:
-            self._stopped = True
-        self._server.stop()
-
-    def wait(self):
-        self._server.wait()
 
     @property
     def full(self):
-        """Whether a message that is read now has to wait for another."""
-        return self._dispatcher.running >= self._pool_size
+        """Whether a message that comes now has to wait for another."""
+        return self._running >= self.size
 
-    @property
-    def _pool_size(self):
-        return self._server.conf.executor_thread_pool_size
+    def open(self):
+        """Let messages run, as many at a time as a server has threads."""
+        self._resize(self._threads)
 
-    def pause(self):
-        """Take no more messages; those that were read stay.
+    def lift(self):
+        """Let all that was read go to the dispatch pool."""
+        self._resize(float('inf'))
 
-        Returns at once. What the broker has sent, but was not read, goes back
-        to it, so that others get it. Does nothing once stopped for good.
+    def wait_until_idle(self, timeout=None):
+        """Wait until nothing runs, or for so many seconds at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, timeout)
+
+    def put_on(self, server):
+        """Have the messages of an RPC server wait for their turn.
+
+        :param server: an oslo_messaging.RPCServer that is not started
         """
-        with self._lock:
-            if self._stopped or self.paused:
-                return
-            self.paused = True
-            LOG.warning(
-                'Worker %(host)s takes no more requests: all %(threads)d '
-                'threads of its dispatch pool are busy and have begun '
-                'nothing for %(seconds)d seconds',
-                {'host': self._target.server, 'threads': self._pool_size,
-                 'seconds': time.monotonic() - self.begun})
-            # In a thread, as the listener may be about to reconnect.
-            self._pausing = _spawn(self._close, self._server)
-
-    def resume(self):
-        """Take messages again, with a new dispatch pool.
-
-        Returns at once. Threads of the old pool may be blocked still. What
-        they run, and what waits for them, is done if and when they get free.
-        Does nothing once stopped for good.
-        """
-        with self._lock:
-            if self._stopped or not self.paused:
-                return
-            _spawn(self._finish, self._server)
-            self._make()
-            self.paused = False
-            _spawn(self._start_again, self._server, self._pausing)
-
-    def _begin(self):
-        self.begun = time.monotonic()
-        self._on_begin()
-
-    def _close(self, server):
-        """Stop a server, without the wait for what it runs."""
-        server.stop()
-        # Until it is closed, the broker goes on sending to the connection.
-        server.listener.cleanup()
-
-    def _finish(self, server):
-        """Let a closed server run what it has read."""
-        server.stop()
-        server.wait()
-
-    def _start_again(self, server, pausing):
-        # Nothing new shall go the old way.
-        pausing.join()
-        server.start()
-        LOG.info('Worker %s takes requests again', self._target.server)
-
-
-class _CountingDispatcher:
-    """Counts the messages that run in the threads of one dispatch pool."""
-
-    def __init__(self, dispatcher, on_begin):
-        self._dispatcher = dispatcher
-        self._on_begin = on_begin
-        self._lock = threading.Lock()
-        self.running = 0
-
-    def dispatch(self, incoming):
-        with self._lock:
-            self.running += 1
+        self._threads = server.conf.executor_thread_pool_size
         try:
+            submit, process = server._on_incoming, server._process_incoming
+        except AttributeError:
+            LOG.warning('This oslo.messaging is not known to nova: a worker '
+                        'that is blocked goes on taking requests')
+            return
+
+        def on_incoming(incoming):
+            with self._changed:
+                self._changed.wait_for(lambda: not self.full)
+                self._running += 1
+            try:
+                submit(incoming)
+            except BaseException:
+                self._end()
+                raise
+            with self._changed:
+                # Here, so that the next one is not even read.
+                self._changed.wait_for(lambda: not self.full)
+
+        def process_incoming(incoming):
+            self.begun = time.monotonic()
             self._on_begin()
-            return self._dispatcher.dispatch(incoming)
-        finally:
-            with self._lock:
-                self.running -= 1
+            try:
+                process(incoming)
+            finally:
+                self._end()
+
+        server._on_incoming = on_incoming
+        server._process_incoming = process_incoming
+
+    def _resize(self, size):
+        with self._changed:
+            self.size = size
+            self._changed.notify_all()
+
+    def _end(self):
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
 
 
-def _spawn(function, *args):
-    """Run a function in a thread, and log what it raises."""
-    def run():
-        try:
-            function(*args)
-        except Exception:
-            LOG.exception('Unexpected error in a pausing RPC server')
+class RPCServer:
+    """An oslo_messaging.RPCServer under a bound, as nova's Service uses it.
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
+    :param server: the oslo_messaging.RPCServer
+    :param bound: the Bound
+    :param on_start: called without arguments once the broker sends to it
+    """
+
+    def __init__(self, server, bound, on_start=lambda: None):
+        self._server = server
+        self._bound = bound
+        self._on_start = on_start
+        self.wait = server.wait
+        bound.put_on(server)
+
+    def start(self):
+        self._server.start()
+        self._on_start()
+
+    def stop(self):
+        """Read no more, and let what was read run to its end.
+
+        The manager shuts down next, and would leave it without what it needs.
+        """
+        self._bound.lift()
+        self._server.stop()
+        self._bound.wait_until_idle(STOP_TIME)

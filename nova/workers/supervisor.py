@@ -24,6 +24,7 @@ It is the way of gunicorn's arbiter.
 import faulthandler
 import mmap
 import os
+import resource
 import select
 import signal
 import threading
@@ -35,7 +36,7 @@ LOG = logging.getLogger(__name__)
 
 # Seconds between two looks at the slots.
 INTERVAL = 0.5
-# Seconds a worker has to write its stacks and die by itself.
+# Seconds for which an aborted worker may write no stacks and live on.
 DUMP_TIME = 2
 
 # The fields of a slot, and the size of one in bytes.
@@ -56,7 +57,6 @@ class Slot:
         self.host = host
         self._fields = fields
         self._reader, self._writer = os.pipe()
-        self._open = False
         # The parent's view: the count it saw last, and for how many seconds
         # it has not changed.
         self._seen = 0
@@ -69,20 +69,19 @@ class Slot:
         faulthandler.enable(self._writer)
         self._fields[_COUNT] = 0
         self._fields[_PID] = os.getpid()
-        self._open = True
 
     def alive(self):
         """In the worker: it runs messages."""
-        if self._open:
-            self._fields[_COUNT] += 1
+        self._fields[_COUNT] += 1
 
     def close(self):
         """In the worker: expect nothing more, it is about to end."""
-        self._open = False
-        self._fields[_COUNT] = 0
+        # Not the count, which another thread may be about to write.
+        self._fields[_PID] = 0
 
     @property
     def pid(self):
+        """The process that is watched; 0 if there is none."""
         return self._fields[_PID]
 
     def observe(self, elapsed):
@@ -91,15 +90,15 @@ class Slot:
         :param elapsed: seconds since the last look
         """
         count = self._fields[_COUNT]
-        if count == 0 or count != self._seen:
+        if self.pid and count and count == self._seen:
+            self.silence += elapsed
+        else:
             self._seen = count
             self.silence = 0
-        else:
-            self.silence += elapsed
 
     def forget(self):
         """In the parent: the worker is gone."""
-        self._fields[_COUNT] = self._fields[_PID] = 0
+        self._fields[_PID] = self._fields[_COUNT] = 0
         self.silence = 0
 
     def read(self):
@@ -119,6 +118,7 @@ class Supervisor:
 
     def __init__(self, hosts, timeout):
         self._timeout = timeout
+        self._lock = threading.Lock()
         memory = memoryview(mmap.mmap(
             -1, len(hosts) * _FIELDS * _SIZE)).cast('Q')
         self.slots = [
@@ -127,6 +127,11 @@ class Supervisor:
 
     def start(self):
         """Watch the workers in a thread, from the parent."""
+        # A worker that was forked while this thread writes to the log would
+        # find a lock of the log held for ever.
+        os.register_at_fork(before=self._lock.acquire,
+                            after_in_parent=self._lock.release,
+                            after_in_child=self._lock.release)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
@@ -136,7 +141,8 @@ class Supervisor:
             now = time.monotonic()
             # Where this process did not run, the workers may not have either:
             # the node was suspended, or all of the service was stopped.
-            self._watch(min(now - last, 2 * INTERVAL))
+            with self._lock:
+                self._watch(min(now - last, 2 * INTERVAL))
             last = now
 
     def _watch(self, elapsed):
@@ -150,26 +156,35 @@ class Supervisor:
                 LOG.exception('Error while watching worker %s', slot.host)
 
     def _replace(self, slot):
-        pid = slot.pid
-        since = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(
-            time.time() - slot.silence))
+        pid, silence = slot.pid, slot.silence
+        slot.forget()
+        if not _is_child(pid):
+            # It has ended by itself, and the launcher is about to notice.
+            return
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
                   '%(silence)d seconds, since %(since)s; replacing it',
-                  {'host': slot.host, 'pid': pid, 'silence': slot.silence,
-                   'since': since})
-        slot.forget()
+                  {'host': slot.host, 'pid': pid, 'silence': silence,
+                   'since': time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(
+                       time.time() - silence))})
+        # A core file would hold credentials. A limit of 1 also keeps the
+        # kernel from starting a program that takes it, see core(5).
+        _soft, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
+        if hard != 0:
+            resource.prlimit(pid, resource.RLIMIT_CORE, (1, hard))
         # A stopped process does not abort, and is not continued for that: all
         # its threads would run, and acknowledge messages that get lost then.
-        if not _kill(pid, signal.SIGABRT):
-            return
+        _kill(pid, signal.SIGABRT)
         stacks = b''
         deadline = time.monotonic() + DUMP_TIME
         while _is_child(pid) and time.monotonic() < deadline:
-            stacks += slot.read()
+            output = slot.read()
+            if output:
+                stacks += output
+                deadline = time.monotonic() + DUMP_TIME
             time.sleep(0.02)
         if _kill(pid, signal.SIGKILL):
             LOG.error('Worker %(host)s did not abort within %(seconds)d '
-                      'seconds, as if it was stopped; killed it',
+                      'seconds; killed it',
                       {'host': slot.host, 'seconds': DUMP_TIME})
         self._log_stacks(slot, stacks + slot.read())
 
@@ -194,8 +209,8 @@ def check(group, timeout, report_interval):
         raise ValueError(
             f'[{group}] worker_timeout needs the heartbeat, but [DEFAULT] '
             f'report_interval is {report_interval}')
-    # A worker that is blocked stops taking requests after two intervals. It
-    # is given the time for that, so that its requests are left to others.
+    # Its own message is sent once in an interval, and what it waits for is
+    # asked within the next.
     least = 3 * report_interval
     if timeout < least:
         raise ValueError(

@@ -46,13 +46,22 @@ def check_worker_hosts(_commands):
         # It may be a node without nova-scheduler, so it is a warning.
         details.append(
             _('nova-scheduler would not start on this node: %s.') % own)
-    hosts = [host for host in _recorded_hosts() if _error(host)]
+    recorded = _recorded_hosts()
+    # The node of a worker host was checked when the worker was started.
+    hosts = [host for host in sorted(recorded)
+             if identity.parse(host) is None and _error(host)]
     if hosts:
         # The records may be those of nodes that are gone.
         details.append(
             _('nova-scheduler would not start on the nodes with these names, '
               'which are too long for the queues of its workers: %s.') %
             ', '.join(hosts))
+    pairs = [f'{node} and {host}' for node, host in _lookalikes(recorded)]
+    if pairs:
+        details.append(
+            _('These nodes cannot run nova-scheduler beside each other, as '
+              'one is called like a worker of the other: %s.') %
+            ', '.join(pairs))
     if details:
         details.append(
             _('Set another [DEFAULT] host for nova-scheduler there.'))
@@ -80,17 +89,27 @@ def _error(node):
     return None
 
 
+def _lookalikes(recorded):
+    """The nodes of which one is called like a worker of the other."""
+    for host, seen in sorted(recorded.items()):
+        node = (identity.parse(host) or (None,))[0]
+        # A node that has workers already leaves its own record behind.
+        if seen and recorded.get(node) and abs(
+                (seen - recorded[node]).total_seconds()
+        ) <= CONF.service_down_time:
+            yield node, host
+
+
 def _recorded_hosts():
-    """The names of the nodes with a nova-scheduler, as the records say."""
+    """When each host of nova-scheduler was last seen, as the records say."""
     results = context.scatter_gather_all_cells(
         context.get_admin_context(), _recorded_hosts_in_cell)
-    hosts = set()
+    hosts = {}
     for result in results.values():
         # It is in the log that a cell does not answer.
         if not context.is_cell_failure_sentinel(result):
             hosts.update(result)
-    # The node of a worker host was checked when the worker was started.
-    return sorted(host for host in hosts if identity.parse(host) is None)
+    return hosts
 
 
 def _recorded_hosts_in_cell(ctxt):
@@ -98,6 +117,7 @@ def _recorded_hosts_in_cell(ctxt):
     engine = main_db_api.get_engine(context=ctxt)
     services = sa.Table('services', sa.MetaData(), autoload_with=engine)
     with engine.connect() as conn:
-        return conn.execute(sa.select(services.c.host).where(
+        return conn.execute(sa.select(
+            services.c.host, services.c.last_seen_up).where(
             services.c.binary == BINARY, services.c.deleted == 0,
-        )).scalars().all()
+        )).all()

@@ -28,7 +28,7 @@ from lab import cloud
 from lab import database
 from lab import middlebox
 
-MODES = ('threading', 'eventlet')
+MODES = cloud.modes()
 NODE = 'scheduler-node-1'
 
 # Small, so that a test takes seconds, with room for a loaded machine.

@@ -112,9 +112,8 @@ class BlockedTestCase(base.LabTestCase):
         for _probe in range(4):
             self.assertFalse(self.client.answers(base.NODE, 1))
         self.free(2)
-        # Here too.
         self.made.wait(lambda: self.client.answers(base.NODE, 1), 20,
-                       'an answer from the one that is free')
+                       'an answer from the worker that was freed')
 
     @ddt.data(*base.MODES)
     def test_requests_wait_for_a_thread(self, mode):

@@ -19,6 +19,7 @@ import time
 
 import ddt
 
+from lab import cloud as lab_cloud
 from lab import database
 from tests.integration import base
 
@@ -34,11 +35,10 @@ class RosterTestCase(base.LabTestCase):
         return subprocess.run(
             [database.program('nova-manage'), '--config-file',
              os.path.join(cloud.folder, node + '.conf'), *line.split()],
-            env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING=(
-                'true' if mode == 'threading' else 'false')),
+            env=dict(os.environ, **lab_cloud.mode_env(mode)),
             text=True, capture_output=True, timeout=120)
 
-    def manage(self, cloud, line, mode='threading', node=NODE, stderr=''):
+    def manage(self, cloud, line, mode=base.MODES[0], node=NODE, stderr=''):
         """Run nova-manage.
 
         :param line: its command line

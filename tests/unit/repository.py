@@ -58,12 +58,37 @@ RELEASES = '''\
 number = 7
 
 ["1.0"]
-base = "nova"
-version = "1.0"
-sha256 = "{sha256}"
-python = "3.11"
+pythons = ["3.11", "3.12", "3.13"]
 lock = "locks/1.0.txt"
+nova = {version = "1.0", sha256 = "%s"}
 '''
+
+# Another base of the same release, whose package has another name.
+COMPANION = 'oslo.messaging'
+COMPANION_RELEASE = '''\
+"oslo.messaging" = {version = "2.0", sha256 = "%s"}
+'''
+COMPANION_BASE = {
+    'oslo_messaging/__init__.py': '',
+    'oslo_messaging/_drivers/__init__.py': '',
+    'oslo_messaging/_drivers/rabbit.py': LINES,
+    'oslo_messaging/tests/__init__.py': '',
+    'oslo_messaging/tests/drivers/__init__.py': '',
+    'oslo_messaging/tests/drivers/test_rabbit.py': (
+        'import unittest\n\nfrom oslo_messaging._drivers import rabbit\n\n\n'
+        'class TestRabbit(unittest.TestCase):\n'
+        '    def test_ten(self):\n'
+        '        self.assertEqual(10, rabbit.line_10)\n'),
+    'oslo_messaging/tests/test_other.py': 'raise OSError\n',
+    'oslo.messaging.egg-info/PKG-INFO': 'Metadata-Version: 2.1\n'
+                                        'Name: oslo.messaging\n'
+                                        'Version: 2.0\n',
+    'oslo.messaging.egg-info/SOURCES.txt': 'oslo_messaging/__init__.py\n',
+    'setup.cfg': '[metadata]\nname = oslo.messaging\n\n'
+                 '[files]\npackages =\n    oslo_messaging\n',
+    'setup.py': BASE['setup.py'],
+    'pyproject.toml': BASE['pyproject.toml'],
+}
 
 
 def edit(path, line, new='edited'):
@@ -91,33 +116,49 @@ class RepositoryTest(testtools.TestCase):
         self.change('02-service', patch=edit('nova/service.py', 3))
 
     def write_sdist(self, files):
-        with tarfile.open(self.sdist, 'w:gz') as tar:
+        digest = self._archive(self.sdist, files)
+        self.write('series/releases.toml', RELEASES % digest)
+
+    def add_companion(self):
+        """Add another base, with one change of it."""
+        digest = self._archive(
+            self.sdist.with_name('oslo.messaging-2.0.tar.gz'), COMPANION_BASE)
+        path = self.root / 'series/releases.toml'
+        path.write_text(path.read_text() + COMPANION_RELEASE % digest)
+        self.change('01-rabbit', base=COMPANION,
+                    patch=edit('oslo_messaging/_drivers/rabbit.py', 3),
+                    adds={'releasenotes/notes/x.yaml': 'fixes: []\n',
+                          'oslo_messaging/new.py': 'X = 1\n'})
+
+    @staticmethod
+    def _archive(path, files):
+        with tarfile.open(path, 'w:gz') as tar:
             for name, text in files.items():
-                info = tarfile.TarInfo(f'nova-1.0/{name}')
+                info = tarfile.TarInfo(f'base-1/{name}')
                 info.size, info.mode = len(text), 0o664
                 info.uid = info.gid = 4242
                 tar.addfile(info, io.BytesIO(text.encode()))
-        digest = hashlib.sha256(self.sdist.read_bytes()).hexdigest()
-        self.write('series/releases.toml', RELEASES.format(sha256=digest))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def write(self, path, text):
         path = self.root / path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def change(self, name, adds=None, patch='', message=None):
+    def change(self, name, adds=None, patch='', message=None, base='nova'):
         """Write a change folder and the files that it adds."""
         number = name[:2]
-        self.write(f'series/nova/{name}/message', message or
+        folder = f'series/{base}/{name}'
+        self.write(f'{folder}/message', message or
                    f'Subject of {name[3:]}\n\nBody.\n\n'
                    f'Change-Id: I{number * 20}\n')
         if adds:
-            self.write(f'series/nova/{name}/adds',
+            self.write(f'{folder}/adds',
                        ''.join(f'{path}\n' for path in adds))
             for path, text in adds.items():
-                self.write(path, text)
+                self.write(path if base == 'nova' else f'{base}/{path}', text)
         if patch:
-            self.write(f'series/nova/{name}/edits/1.0.patch', patch)
+            self.write(f'{folder}/edits/1.0.patch', patch)
 
     def run_tool(self, *args, **environ):
         """Run series.py; returns its exit code, stdout and stderr."""

@@ -12,6 +12,7 @@
 
 """What tools/environment.py promises."""
 
+import re
 import subprocess
 import sys
 
@@ -25,15 +26,23 @@ class TestEnvironment(repository.RepositoryTest):
         self.python = self.root / 'build/env/1.0/bin/python'
         self.write('series/locks/1.0.txt', '# nothing\n')
 
-    def ensure(self, code=0):
+    def ensure(self, version=None, code=0, setup=''):
         done = subprocess.run(
             [sys.executable, '-c',
-             'import sys, common, environment\n'
-             'sys.exit(common.guarded("environment", lambda: '
-             'print(environment.ensure("1.0"))))\n'],
+             f'import sys, common, environment\n{setup}\n'
+             f'sys.exit(common.guarded("environment", lambda: '
+             f'print(environment.ensure("1.0", {version!r}))))\n'],
             cwd=self.root / 'tools', capture_output=True, text=True)
         self.assertEqual(code, done.returncode, done.stderr)
+        if code:
+            self.assertEqual(1, done.stderr.count('\n'), done.stderr)
         return done.stdout if code == 0 else done.stderr
+
+    def pythons(self, *versions):
+        """Have the release run on these only."""
+        path = self.root / 'series/releases.toml'
+        path.write_text(re.sub('pythons = .*', f'pythons = {list(versions)}',
+                               path.read_text()))
 
     def test_has_the_tree_in_place(self):
         self.succeed('build', '1.0')
@@ -62,6 +71,71 @@ class TestEnvironment(repository.RepositoryTest):
         # And when the Python that it was made with has gone.
         self.python.unlink()
         self.assertIn('installing', self.ensure())
+
+    def test_runs_on_the_python_of_the_tool(self):
+        running = '{}.{}'.format(*sys.version_info)
+        self.pythons('2.4', '2.5', running)
+        self.succeed('build', '1.0')
+        self.ensure()
+        self.assertTrue((self.python.parents[1] / 'lib' /
+                         f'python{running}').is_dir())
+
+    def test_python_that_was_chosen_has_its_own(self):
+        running = '{}.{}'.format(*sys.version_info)
+        self.succeed('build', '1.0')
+        chosen = self.root / f'build/env/1.0-py{running}/bin/python'
+        self.assertEqual(str(chosen), self.ensure(running).split()[-1])
+        self.assertEqual(f'{chosen}\n', self.ensure(running))
+        self.assertFalse(self.python.exists())
+
+    def test_another_python(self):
+        # What is called so on the path, whatever runs the tool.
+        self.pythons('3.99')
+        self.succeed('build', '1.0')
+        fake = self.root / 'bin' / 'python3.99'
+        self.write('bin/python3.99', f'#!/bin/sh\n'
+                   f'case "$2" in import*) echo 3.99;;\n'
+                   f'*) exec {sys.executable} "$@";; esac\n')
+        fake.chmod(0o755)
+        path = f'import os; os.environ["PATH"] = "{fake.parent}:/usr/bin"'
+        self.ensure(setup=path)
+        self.assertTrue(self.python.exists())
+
+    def test_no_python(self):
+        self.pythons('2.4', '2.5')
+        self.succeed('build', '1.0')
+        self.assertIn('1.0 needs Python 2.4 or 2.5, which is not installed',
+                      self.ensure(code=1))
+        self.assertIn('1.0 needs Python 2.5, which is not installed',
+                      self.ensure('2.5', code=1))
+        self.assertIn('1.0 runs on Python 2.4 or 2.5, and not on 2.6',
+                      self.ensure('2.6', code=1))
+
+    def test_tools_need_a_newer_python(self):
+        self.assertEqual(
+            'environment: the tools need Python 3.11 or newer, and this is '
+            '3.10\n', self.ensure(
+                code=1, setup='sys.version_info = (3, 10, 1)'))
+
+    def test_extra(self):
+        self.succeed('build', '1.0')
+        self.ensure()
+        self.write('series/locks/1.0-more.txt', '# nothing\n')
+
+        def extra():
+            return subprocess.run(
+                [sys.executable, '-c',
+                 'import pathlib, environment\n'
+                 'print(environment.extra(environment.ensure("1.0"), '
+                 'pathlib.Path("../series/locks/1.0-more.txt").resolve()))'],
+                cwd=self.root / 'tools', capture_output=True,
+                text=True).stdout
+
+        folder = self.root / 'build/env/1.0-more'
+        self.assertIn('installing series/locks/1.0-more.txt', extra())
+        self.assertEqual(f'{folder}\n', extra())
+        self.write('series/locks/1.0-more.txt', '# something else\n')
+        self.assertIn('installing', extra())
 
     def test_needs_the_tree(self):
         self.assertIn('not built', self.ensure(code=1))

@@ -41,7 +41,8 @@ JOB = {'name', 'parent', 'abstract', 'description', 'nodeset', 'timeout',
        'vars', 'required-projects', 'override-checkout', 'irrelevant-files',
        'pre-run', 'post-run', 'run', 'files', 'voting', 'group-vars'}
 PARENTS = {'openstack-tox', 'devstack-tempest'}
-NODESETS = {'debian-bookworm', 'devstack-single-node-debian-bookworm'}
+NODESETS = {'debian-bookworm', 'debian-trixie', 'ubuntu-noble',
+            'devstack-single-node-debian-bookworm'}
 
 # What nova-specs' own test wants of a spec of 2027.1.
 SECTIONS = {
@@ -100,13 +101,14 @@ class TestTexts(testtools.TestCase):
             self.assertIsNone(PRIVATE.search(text), path)
 
     def test_readme_names_what_is_there(self):
-        known = {'run.py': {'demo', 'test', *run.SUITES, *run.GATES},
-                 'series.py': {'build', 'refresh', 'export', 'wheel',
-                               'check'}}
+        known = {'run.py': set(run.WHAT),
+                 'series.py': {'build', 'refresh', 'export', 'apply',
+                               'wheel', 'check'}}
         for name in ('README.rst', 'CONTRIBUTING.rst', 'tox.ini'):
             text = (ROOT / name).read_text()
             commands = re.findall(
-                r'tools/(run|series)\.py +([a-z][a-z0-9]*)', text)
+                r'tools/(run|series)\.py +(?:--\S+ +\S+ +)*([a-z][a-z0-9]*)',
+                text)
             self.assertNotEqual([], commands)
             for tool, command in commands:
                 self.assertIn(command, known[f'{tool}.py'], name)
@@ -226,10 +228,24 @@ class TestZuul(testtools.TestCase):
 
     def test_each_suite_has_an_environment_and_a_job(self):
         run_by = {name for job in self.jobs.values()
-                  for name in job['vars'].get('tox_envlist', '').split(',')}
-        for name in (*run.SUITES, *run.GATES, 'check'):
+                  for name in job.get('vars', {}).get('tox_envlist', '')
+                  .split(',')}
+        for name in (*run.SUITES, *run.GATES, 'short', 'check'):
             self.assertIn(name, run_by)
             self.assertIn(f'{name}', self.tox[f'testenv:{name}']['commands'])
+
+    def test_companion_has_a_job(self):
+        job = self.jobs['nova-scheduler-workers-companion']
+        self.assertEqual('companion', job['vars']['tox_envlist'])
+        self.assertIn('check {env:RELEASE} --base oslo.messaging',
+                      self.tox['testenv:companion']['commands'])
+
+    def test_each_release_has_a_job(self):
+        for name in set(changes.releases()) - {run.RELEASE}:
+            job = self.jobs[f'nova-scheduler-workers-{name}']
+            self.assertEqual('nova-scheduler-workers-short', job['parent'])
+            self.assertEqual({'RELEASE': name},
+                             job['vars']['tox_environment'])
 
     def test_three_workers_in_devstack(self):
         job = self.jobs['nova-scheduler-workers-devstack']

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 import shutil
 import subprocess
+import zipfile
 
 from tests.unit import repository
 from tests.unit.repository import edit
@@ -178,6 +179,20 @@ class TestBuild(repository.RepositoryTest):
         self.assertIn('unknown release 9; known: 1.0',
                       self.refuse('build', '9'))
 
+    def test_patch_of_this_release_is_missing(self):
+        self.write('series/nova/02-service/edits/0.9.patch', 'older\n')
+        (self.root / 'series/nova/02-service/edits/1.0.patch').unlink()
+        self.assertIn('series/nova/02-service/edits/1.0.patch is missing',
+                      self.refuse('build', '1.0'))
+
+    def test_patch_of_this_release_is_empty(self):
+        self.write('series/nova/01-workers/edits/0.9.patch', 'older\n')
+        self.write('series/nova/01-workers/edits/1.0.patch', '')
+        self.succeed('build', '1.0')
+        self.succeed('refresh', '1.0')
+        self.assertEqual('', (self.root / 'series/nova/01-workers/edits/'
+                                          '1.0.patch').read_text())
+
     def test_malformed(self):
         self.write('series/nova/third/message', 'x\n')
         self.assertIn('third', self.refuse('build', '1.0'))
@@ -191,6 +206,84 @@ class TestBuild(repository.RepositoryTest):
 
     def test_usage(self):
         self.assertEqual(2, self.run_tool('make', '1.0')[0])
+
+
+class TestOtherBase(repository.RepositoryTest):
+
+    base = ('1.0', '--base', repository.COMPANION)
+
+    def setUp(self):
+        super().setUp()
+        self.add_companion()
+        self.tree = self.root / 'build/1.0-oslo.messaging'
+
+    def test_build(self):
+        self.succeed('build', *self.base)
+        self.assertEqual('Subject of rabbit\noslo.messaging 2.0',
+                         self.git('log', '--format=%s'))
+        self.assertEqual(
+            'oslo_messaging/_drivers/rabbit.py\noslo_messaging/new.py\n'
+            'releasenotes/notes/x.yaml',
+            self.git('diff', '--name-only', 'base', 'HEAD'))
+        self.assertFalse((self.root / 'build/1.0').exists())
+
+    def test_does_not_touch_nova(self):
+        self.succeed('build', '1.0')
+        self.assertNotIn('releasenotes',
+                         os.listdir(self.root / 'build/1.0'))
+
+    def test_forgotten_file(self):
+        self.write('oslo.messaging/oslo_messaging/more.py', '')
+        self.assertIn('warning: no change adds oslo_messaging/more.py',
+                      self.succeed('build', *self.base))
+        self.assertNotIn('warning', self.succeed('build', '1.0'))
+
+    def test_refresh(self):
+        self.succeed('build', *self.base)
+        self.write('build/1.0-oslo.messaging/oslo_messaging/new.py', 'X = 2\n')
+        self.write('build/1.0-oslo.messaging/setup.py', '')
+        self.write('build/1.0-oslo.messaging/oslo_messaging/more.py', '')
+        self.git('add', '.')
+        self.git('commit', '-q', '--amend', '--no-edit')
+        self.succeed('refresh', *self.base)
+        files = self.files()
+        self.assertEqual('X = 2\n',
+                         files['oslo.messaging/oslo_messaging/new.py'])
+        self.assertIn('oslo.messaging/oslo_messaging/more.py', files)
+        self.assertIn('+++ b/setup.py',
+                      files['series/oslo.messaging/01-rabbit/edits/1.0.patch'])
+        self.assertIn('oslo_messaging/more.py\n',
+                      files['series/oslo.messaging/01-rabbit/adds'])
+        self.assertIn('up to date', self.succeed('build', *self.base))
+
+    def test_tells_how_to_refresh(self):
+        self.succeed('build', *self.base)
+        self.write('build/1.0-oslo.messaging/new.py', '')
+        self.assertIn('"refresh 1.0 --base oslo.messaging"',
+                      self.refuse('wheel', *self.base))
+
+    def test_export(self):
+        out = self.root / 'out'
+        self.succeed('export', *self.base, str(out))
+        self.assertEqual(['0001-rabbit.patch', 'series'],
+                         sorted(os.listdir(out)))
+
+    def test_unknown_base(self):
+        self.assertIn('1.0 has no base x; known: nova, oslo.messaging',
+                      self.refuse('build', '1.0', '--base', 'x'))
+
+    def test_no_changes(self):
+        shutil.rmtree(self.root / 'series/oslo.messaging')
+        self.assertIn('series/oslo.messaging is missing',
+                      self.refuse('build', *self.base))
+
+    def test_wheel(self):
+        out = self.succeed('wheel', *self.base, **TestWheel.offline)
+        wheel = Path(self.root, out.split('\n')[-2].split()[0])
+        self.assertEqual(
+            'oslo_messaging-2.0+workers.7-py3-none-any.whl', wheel.name)
+        with zipfile.ZipFile(wheel) as file:
+            self.assertIn('oslo_messaging/new.py', file.namelist())
 
 
 class TestRefresh(repository.RepositoryTest):
@@ -389,6 +482,116 @@ class TestExport(repository.RepositoryTest):
                       self.refuse('export', '1.0', str(self.root / 'out')))
 
 
+class TestExportForKolla(repository.RepositoryTest):
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which('patch'):
+            self.skipTest('patch is not installed')
+        self.change('03-tests', adds={'nova/tests/unit/test_new.py': '',
+                                      'doc/source/new.rst': 'New\n'})
+        self.change('04-more', adds={'nova/more.py': 'x = 1\n',
+                                     'doc/source/more.rst': 'More\n'},
+                    patch=edit('nova/scheduler/manager.py', 8))
+        self.image = self.root / 'image'
+
+    def install(self, prefix, files):
+        # As Kolla's images have it: python3 is a link to the real one.
+        for path, text in files.items():
+            self.write(f'image/{prefix}/{path}', text)
+
+    def export(self, *args):
+        self.succeed('export', '1.0', str(self.root / 'out'),
+                     '--layout', 'kolla', *args)
+        return self.root / 'out'
+
+    def apply(self, folder):
+        """Do what Kolla's kolla_patch does in /, with all of a series."""
+        for name in (folder / 'series').read_text().split():
+            with open(folder / name) as stream:
+                done = subprocess.run(
+                    ['patch', '-p0', '--fuzz=0', '--ignore-whitespace'],
+                    stdin=stream, cwd=self.image, capture_output=True,
+                    text=True)
+            self.assertEqual((0, ''), (done.returncode, done.stderr),
+                             done.stdout)
+
+    def installed(self, prefix):
+        folder = self.image / prefix
+        return {path.relative_to(folder).as_posix(): path.read_text()
+                for path in folder.rglob('*') if path.is_file()}
+
+    def test_applies_to_an_image(self):
+        lib = 'var/lib/kolla/venv/lib'
+        packages = f'{lib}/python3.12/site-packages'
+        self.install(packages, {
+            path: text for path, text in repository.BASE.items()
+            if path.startswith('nova/')})
+        (self.image / lib / 'python3').symlink_to('python3.12')
+        before = self.installed(packages)
+        self.apply(self.export() / 'nova-base')
+        after = self.installed(packages)
+        self.assertEqual({'nova/workers/__init__.py', 'nova/workers/name.py',
+                          'nova/more.py'}, set(after) - set(before))
+        self.assertEqual({'nova/service.py', 'nova/scheduler/manager.py'},
+                         {path for path in before
+                          if before[path] != after[path]})
+        for path, text in after.items():
+            self.assertEqual((self.tree / path).read_text(), text)
+        # Nothing landed anywhere else.
+        self.assertEqual(['var'], os.listdir(self.image))
+
+    def test_prefix(self):
+        packages = 'opt/venv/lib/python3.13/site-packages'
+        self.install(packages, {
+            path: text for path, text in repository.BASE.items()
+            if path.startswith('nova/')})
+        self.apply(self.export('--prefix', f'/{packages}/') / 'nova-base')
+        self.assertIn('nova/more.py', self.installed(packages))
+
+    def test_another_nova(self):
+        packages = 'var/lib/kolla/venv/lib/python3/site-packages'
+        self.install(packages, {'nova/service.py': repository.LINES.replace(
+            'line_4 = 4\n', 'line_4 = "four"\n')})
+        folder = self.export() / 'nova-base'
+        with open(folder / 'nova-workers-0002-service.patch') as stream:
+            done = subprocess.run(['patch', '-p0', '--fuzz=0'], stdin=stream,
+                                  cwd=self.image, capture_output=True)
+        self.assertEqual(1, done.returncode)
+
+    def test_changes_without_code_are_left_out(self):
+        folder = self.export() / 'nova-base'
+        names = ['nova-workers-0001-workers.patch',
+                 'nova-workers-0002-service.patch',
+                 'nova-workers-0004-more.patch']
+        self.assertEqual([*names, 'series'], sorted(os.listdir(folder)))
+        self.assertEqual(names, (folder / 'series').read_text().split())
+        for name in names:
+            self.assertNotIn('doc/', (folder / name).read_text())
+
+    def test_images_of_both_bases(self):
+        # In one patches_path, no two with one name: Kolla would leave out
+        # the second.
+        self.add_companion()
+        out = self.export()
+        self.export('--base', repository.COMPANION)
+        self.assertEqual(['nova-base', 'openstack-base'],
+                         sorted(os.listdir(out)))
+        self.assertEqual(
+            ['oslo_messaging-workers-0001-rabbit.patch', 'series'],
+            sorted(os.listdir(out / 'openstack-base')))
+        packages = 'var/lib/kolla/venv/lib/python3/site-packages'
+        self.install(packages, repository.COMPANION_BASE)
+        self.apply(out / 'openstack-base')
+        self.assertEqual('X = 1\n', self.installed(packages)[
+            'oslo_messaging/new.py'])
+
+    def test_folder_of_the_image_is_not_empty(self):
+        self.export()
+        self.assertIn('nova-base is there already', self.refuse(
+            'export', '1.0', str(self.root / 'out'), '--layout', 'kolla'))
+
+
 class TestWheel(repository.RepositoryTest):
 
     # pip's odd way to say --no-build-isolation in the environment: the
@@ -401,6 +604,24 @@ class TestWheel(repository.RepositoryTest):
         self.assertEqual('nova-1.0+workers.7-py3-none-any.whl', wheel.name)
         self.assertTrue(wheel.is_file())
         self.assertEqual('', self.git('status', '--porcelain', '--ignored'))
+
+    def test_all(self):
+        self.add_companion()
+        self.succeed('wheel', '--all', **self.offline)
+        self.assertEqual(['nova-1.0+workers.7-py3-none-any.whl',
+                          'oslo_messaging-2.0+workers.7-py3-none-any.whl'],
+                         sorted(os.listdir(self.root / 'dist')))
+
+    def test_all_without_changes_of_a_base(self):
+        self.add_companion()
+        shutil.rmtree(self.root / 'series/oslo.messaging')
+        self.succeed('wheel', '--all', **self.offline)
+        self.assertEqual(['nova-1.0+workers.7-py3-none-any.whl'],
+                         os.listdir(self.root / 'dist'))
+
+    def test_all_or_one(self):
+        self.assertEqual(2, self.run_tool('wheel')[0])
+        self.assertEqual(2, self.run_tool('wheel', '1.0', '--all')[0])
 
     def test_build_fails(self):
         self.write_sdist({**repository.BASE, 'setup.py': 'raise OSError\n'})

@@ -100,6 +100,30 @@ class TestTouched(TreeTest):
                          self.touched('nova/service.py', kind='functional'))
 
 
+class TestTouchedOf(TreeTest):
+
+    def touched(self, *changed):
+        return [name.removeprefix('pack.tests.') for name in
+                suites.touched_of(self.tree, 'pack', changed)]
+
+    def test_modules(self):
+        self.add('pack/tests/drivers/test_rabbit.py',
+                 'pack/tests/drivers/test_pool.py',
+                 'pack/tests/rpc/test_server.py',
+                 'pack/tests/functional/test_server.py')
+        self.assertEqual(['drivers.test_rabbit'],
+                         self.touched('pack/_drivers/rabbit.py'))
+        self.assertEqual(['drivers.test_pool', 'drivers.test_rabbit'],
+                         self.touched('pack/_drivers/common.py'))
+        # Whose tests have no place of its own.
+        self.assertEqual(['rpc.test_server'],
+                         self.touched('pack/server.py'))
+        self.assertEqual(['drivers.test_pool'],
+                         self.touched('pack/tests/drivers/test_pool.py',
+                                      'pack/tests/functional/test_server.py',
+                                      'setup.cfg', 'other/server.py'))
+
+
 class TestRun(TreeTest):
 
     def run_tests(self, *args):
@@ -143,6 +167,7 @@ class TestCheck(repository.RepositoryTest):
             [sys.executable, '-c',
              'import sys, environment, series\n'
              'environment.ensure = lambda name: sys.executable\n'
+             'environment.extra = lambda python, lock: "/nowhere"\n'
              'sys.exit(series.guarded("series", series.main))\n',
              'check', '1.0', *start],
             cwd=self.root / 'tools', capture_output=True, text=True)
@@ -170,6 +195,12 @@ class TestCheck(repository.RepositoryTest):
         self.assertEqual(
             'series: 03-break: unit tests in threading mode: '
             '2 passed, 1 failed, 1 skipped\n', done.stderr)
+
+    def test_other_base(self):
+        self.add_companion()
+        done = self.check('--base', repository.COMPANION)
+        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+        self.assertIn('01-rabbit: 1 tests', done.stdout.splitlines()[-1])
 
     def test_no_such_change(self):
         self.assertIn('no change with the number 09',

@@ -17,6 +17,7 @@ from unittest import mock
 import fixtures
 from oslo_messaging._drivers import impl_fake
 
+from nova.scheduler import manager
 from nova.scheduler import rpcapi
 from nova import service
 from nova.workers import launcher
@@ -59,10 +60,12 @@ class WorkerFixture(fixtures.Fixture):
         self._node = node
 
     def _setUp(self):
-        # Stopping a service leaves the thread pools of the whole process
-        # without a way back.
-        self.useFixture(fixtures.MonkeyPatch(
-            'nova.thread_pool_factory.shutdown_all_executors', lambda: None))
+        if hasattr(manager, 'thread_pool_factory'):
+            # Since 2026.2, stopping the manager leaves the thread pools of
+            # the whole process without a way back.
+            self.useFixture(fixtures.MonkeyPatch(
+                'nova.thread_pool_factory.shutdown_all_executors',
+                lambda: None))
         self.server = service.Service.create(
             host=self._node, binary='nova-scheduler', topic=rpcapi.RPC_TOPIC)
         self.worker = launcher.Worker(self.server, *self._args)

@@ -197,20 +197,28 @@ class HeartbeatTestCase(WorkersTestCase):
 
     def test_not_written_by_one_that_takes_no_messages(self):
         workers = self.start_workers()
+        self.beat(workers[1])
         workers[1].server.rpcserver.stop()
+        before = self.records()[workers[1].host].last_seen_up
         heartbeat = workers[1].server.servicegroup_api
         heartbeat._send()
         self.beat(workers[0])
-        self.assertIsNone(self.records()[workers[1].host].last_seen_up)
+        self.assertEqual(
+            before, self.records()[workers[1].host].last_seen_up)
 
-    def test_record_is_gone(self):
+    def test_record_that_was_deleted_comes_back(self):
         worker, = self.start_workers(1)
         self.beat(worker)
-        self.records()[worker.host].destroy()
-        heartbeat = worker.server.servicegroup_api
-        heartbeat._beat()
-        self.assertIn('is gone', self.stdlog.logger.output)
-        self.assertEqual({}, self.records())
+        old = self.records()[worker.host]
+        old.destroy()
+        self.flags(service_down_time=60)
+        worker.server.servicegroup_api._beat()
+        new = self.records()[worker.host]
+        self.assertNotEqual(old.id, new.id)
+        self.assertTrue(servicegroup.API().service_is_up(new))
+        self.beat(worker)
+        self.assertEqual(1, self.stdlog.logger.output.count(
+            f'created it again as record {new.id}'))
 
 
 class LeadershipTestCase(WorkersTestCase):

@@ -1,20 +1,19 @@
-# Licensed under the Apache License, Version 2.0 (the "License"); you may
-# not use this file except in compliance with the License. You may obtain
-# a copy of the License at
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
 #
-#      http://www.apache.org/licenses/LICENSE-2.0
+#         http://www.apache.org/licenses/LICENSE-2.0
 #
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
-# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
-# License for the specific language governing permissions and limitations
-# under the License.
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
 
 from unittest import mock
 
 import ddt
 from oslo_config import cfg
-from oslo_db import exception as db_exc
 import oslo_messaging as messaging
 
 from nova import context
@@ -22,7 +21,6 @@ from nova import test
 from nova.workers import heartbeat
 
 INTERVAL = 10
-# In these tests the broker's connection may take that long to come back.
 RECONNECT = 30
 
 
@@ -41,348 +39,279 @@ class HeartbeatTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
-        self.flags(service_down_time=60)
         self.clock = Clock()
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.workers.heartbeat.time.monotonic', self.clock))
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.workers.heartbeat._reconnect_time', lambda: RECONNECT))
-        # What the threads of the heartbeat would do is up to the test.
-        self.probes = []
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.heartbeat.threading.Thread', self._thread))
-        self.get_record = self.useFixture(test.fixtures.MockPatch(
-            'nova.objects.Service.get_by_host_and_binary')).mock
+        # What is away, if anything, is up to the test.
+        self.outage = None
+        self.inquiry = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat.excuse, 'Inquiry', side_effect=self._inquire)).mock
+        self.record = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat.record, 'Record')).mock.return_value
+        self.rpc = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat, 'rpc')).mock
+        conf = self.rpc.get_server.return_value.conf
+        conf.executor_thread_pool_size = 2
         self.client = mock.Mock()
-        get_client = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat.rpc, 'get_client')).mock
-        get_client.return_value.prepare.side_effect = self._prepare
-        self.get_client = get_client
-        self.rpcserver = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat.rpcserver, 'RPCServer')).mock.return_value
-        self.rpcserver.paused = False
-        self.rpcserver.full = False
-        self.rpcserver.begun = self.clock.now
-        self.rpcserver.pause.side_effect = self._pause
-        self.rpcserver.resume.side_effect = self._resume
+        self.rpc.get_client.return_value = self.client
+        self.cast = self.client.prepare.return_value.cast
 
         self.server = mock.Mock(host='node-1-worker-2', topic='scheduler',
                                 binary='nova-scheduler',
                                 report_interval=INTERVAL)
-        self.record = self.server.service_ref
-        self.record.configure_mock(
-            id=7, host='node-1-worker-2', binary='nova-scheduler',
-            report_count=41)
-        # What stands in the database.
-        self.get_record.return_value = mock.Mock(id=7, report_count=41)
         self.report_state = self.server.servicegroup_api.report_state
-        self.report_state.side_effect = self._report_state
-        self.save = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat, '_save', side_effect=self._save)).mock
         self.alive = mock.Mock()
         self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
-        self.heartbeat.get_rpcserver('target', ['endpoint'], 'serializer')
+        self.heartbeat.get_rpcserver(
+            'target', ['endpoint'], 'serializer').start()
         self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
 
-    def _thread(self, target, daemon):
-        self.assertTrue(daemon)
-        self.probes.append(target)
-        return mock.Mock()
+    def _inquire(self, topic, timeout, then):
+        # Asks when it is looked at, and so is done at once.
+        inquiry = mock.Mock(done=True, outage=self.outage)
+        if not self.outage:
+            then(self.client)
+        return inquiry
 
-    def _prepare(self, **kwargs):
-        self.prepared = kwargs
-        return self.client
-
-    def _pause(self):
-        self.rpcserver.paused = True
-
-    def _resume(self):
-        self.rpcserver.paused = False
-        self.rpcserver.full = False
-
-    def _report_state(self, service):
-        # As the db driver does.
-        self.record.report_count += 1
-        self.record.save()
-
-    def _save(self, ctxt, record):
-        self.get_record.return_value.report_count = record.report_count
+    @property
+    def endpoint(self):
+        return self.rpc.get_server.call_args.args[1][-1]
 
     def run_own_message(self):
-        self.rpcserver.begun = self.clock.now
-        endpoint = heartbeat.rpcserver.RPCServer.call_args.args[1][-1]
-        endpoint.beat(context.get_admin_context())
+        self.heartbeat.bound.begun = self.clock.now
+        self.endpoint.beat(context.get_admin_context())
 
-    def is_alive(self):
-        """Whether the worker says so when it looks at its state."""
+    def fill(self):
+        """All threads run what does not end."""
+        self.heartbeat.bound._running = 2
+        self.heartbeat.bound.begun = self.clock.now
+
+    def is_alive(self, seconds=INTERVAL):
+        """Whether the worker says so within that time."""
         self.alive.reset_mock()
-        self.heartbeat._check()
+        for _check in range(heartbeat.CHECKS):
+            self.clock.now += seconds / heartbeat.CHECKS
+            self.heartbeat._check()
         return self.alive.called
 
-    def block(self, seconds):
-        """All threads of the pool run what does not end, for some time."""
-        self.rpcserver.full = True
-        self.rpcserver.begun = self.clock.now
-        self.clock.now += 1
-        self.heartbeat._send()
-        self.clock.now += seconds - 1
+    def logged(self, text):
+        return self.stdlog.logger.output.count(text)
 
     def test_rpcserver(self):
-        args = heartbeat.rpcserver.RPCServer.call_args
-        target, endpoints, serializer, on_begin = args.args
+        target, endpoints, serializer = self.rpc.get_server.call_args.args
         self.assertEqual(('target', 'serializer'), (target, serializer))
         self.assertEqual('endpoint', endpoints[0])
         self.assertEqual('worker', endpoints[1].target.namespace)
-        self.assertEqual(self.alive, on_begin)
 
     def test_rpc_api_is_the_one_message(self):
-        endpoint = heartbeat.rpcserver.RPCServer.call_args.args[1][-1]
         self.assertEqual(['beat', 'target'], [
-            name for name in dir(endpoint) if not name.startswith('_')])
+            name for name in dir(self.endpoint) if not name.startswith('_')])
+
+    def start(self):
+        self.alive.reset_mock()
+        self.server.tg.add_timer_args.reset_mock()
+        self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
+        server = self.heartbeat.get_rpcserver('target', [], 'serializer')
+        self.alive.assert_not_called()
+        server.start()
+
+    def test_watched_once_the_broker_sends_to_it(self):
+        # It has prefetched requests from then on.
+        self.start()
+        self.alive.assert_called_once_with()
+        self.assertEqual(0, self.heartbeat.bound.size)
+        self.heartbeat._send()
+        self.assertFalse(self.is_alive())
+        self.assertEqual(0, self.logged('takes no more'))
+
+    def test_database_is_away_before_it_serves(self):
+        self.start()
+        self.heartbeat._send()
+        self.outage = 'the main database does not answer: gone'
+        for _interval in range(3):
+            self.assertTrue(self.is_alive())
+
+    def test_serves_once_the_service_has_started(self):
+        self.start()
+        self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
+        self.assertEqual(2, self.heartbeat.bound.size)
 
     def test_message_is_for_the_own_server(self):
-        target = self.get_client.call_args.args[0]
-        self.assertEqual(('scheduler', 'node-1-worker-2'),
-                         (target.topic, target.server))
-        self.assertEqual(0, self.prepared['retry'])
-        self.assertTrue(self.prepared['transport_options'].at_least_once)
+        self.heartbeat._send()
+        self.assertEqual(
+            'scheduler', self.rpc.get_client.call_args.args[0].topic)
+        self.client.prepare.assert_called_once_with(
+            server='node-1-worker-2', namespace='worker', version='1.0',
+            retry=0)
 
     def test_timers(self):
         timers = self.server.tg.add_timer_args.call_args_list
         self.assertEqual(
             [(INTERVAL, self.heartbeat._send),
              (INTERVAL / 5, self.heartbeat._check)],
-            [(timer.args[0], timer.kwargs['args'][0]) for timer in timers])
+            [timer.args for timer in timers])
+        # A timer ends with the first exception by default.
+        self.assertEqual([{'stop_on_exception': False}] * 2,
+                         [timer.kwargs for timer in timers])
 
     def test_no_heartbeat_without_report_interval(self):
-        server = mock.Mock(report_interval=0)
-        heartbeat.Heartbeat(server, self.alive).join('h', 't', server)
-        server.tg.add_timer_args.assert_not_called()
+        self.server.report_interval = 0
+        self.start()
+        self.server.tg.add_timer_args.assert_not_called()
 
     def test_written_when_the_message_runs(self):
         self.heartbeat._send()
-        self.client.cast.assert_called_once_with(mock.ANY, 'beat')
+        self.cast.assert_called_once_with(mock.ANY, 'beat')
         self.report_state.assert_not_called()
         self.run_own_message()
         self.report_state.assert_called_once_with(self.server)
+        self.record.check.assert_not_called()
+        self.assertEqual(self.record.write, self.server.service_ref.save)
+
+    def test_driver_that_does_not_write_the_record(self):
+        self.flags(servicegroup_driver='mc')
+        self.run_own_message()
+        self.report_state.assert_called_once_with(self.server)
+        self.record.check.assert_called_once_with()
+
+    def test_healthy(self):
+        for _interval in range(20):
+            self.heartbeat._send()
+            self.clock.now += 1
+            self.run_own_message()
+            for _check in range(heartbeat.CHECKS):
+                self.clock.now += 1.8
+                self.heartbeat._check()
+        self.assertEqual(20, self.cast.call_count)
+        self.inquiry.assert_not_called()
+        self.assertEqual(0, self.logged('Worker'))
 
     def test_one_message_under_way(self):
         for _interval in range(3):
             self.heartbeat._send()
-            self.clock.now += INTERVAL - 1
-        self.client.cast.assert_called_once()
+        self.cast.assert_called_once()
         self.run_own_message()
         self.heartbeat._send()
-        self.assertEqual(2, self.client.cast.call_count)
+        self.assertEqual(2, self.cast.call_count)
 
     def test_one_message_under_way_while_the_heartbeat_is_written(self):
         def write(service):
-            self.clock.now += INTERVAL
             self.heartbeat._send()
-            self.assertTrue(self.is_alive())
+            for _interval in range(2 * RECONNECT // INTERVAL):
+                # Whatever the database says, nobody knows of this write.
+                self.assertFalse(self.is_alive())
 
         self.report_state.side_effect = write
         self.heartbeat._send()
         self.run_own_message()
-        self.client.cast.assert_called_once()
+        self.cast.assert_called_once()
         self.heartbeat._send()
-        self.assertEqual(2, self.client.cast.call_count)
+        self.assertEqual(2, self.cast.call_count)
+
+    def test_database_is_away_while_the_heartbeat_is_written(self):
+        def write(service):
+            self.outage = 'the main database does not answer: no answer'
+            for _interval in range(3):
+                self.assertTrue(self.is_alive())
+
+        self.report_state.side_effect = write
+        self.heartbeat._send()
+        self.run_own_message()
+        self.assertEqual(1, self.logged(
+            'Worker node-1-worker-2 runs no messages, as the main database '
+            'does not answer: no answer'))
+        self.assertEqual(1, self.logged(
+            'Worker node-1-worker-2 runs messages again'))
 
     def test_error_while_the_heartbeat_is_written(self):
         self.report_state.side_effect = test.TestingException
         self.heartbeat._send()
         self.assertRaises(test.TestingException, self.run_own_message)
         self.heartbeat._send()
-        self.assertEqual(2, self.client.cast.call_count)
+        self.assertEqual(2, self.cast.call_count)
 
-    @ddt.data(messaging.MessageDeliveryFailure('gone'),
-              messaging.MessageUndeliverable(
-                  'e', 'exchange', 'key', 'message'))
-    def test_broker_is_away(self, error):
-        self.client.cast.side_effect = error
-        for _interval in range(3):
-            self.heartbeat._send()
-            self.assertTrue(self.is_alive())
-            self.clock.now += INTERVAL
-        self.assertEqual(3, self.client.cast.call_count)
-        self.client.cast.side_effect = None
-        for _interval in range(2):
-            self.heartbeat._send()
-            self.run_own_message()
-        output = self.stdlog.logger.output
-        self.assertEqual(1, output.count('cannot send its heartbeat'))
-        self.assertEqual(1, output.count('sends its heartbeat through its '
-                                         'queue again'))
-
-    def test_broker_does_not_answer(self):
-        def cast(ctxt, method):
-            self.clock.now += 10 * RECONNECT
-            self.assertTrue(self.is_alive())
-            self.heartbeat._send()
-
-        self.client.cast.side_effect = cast
+    def test_broker_is_away(self):
+        self.cast.side_effect = messaging.MessageDeliveryFailure('gone')
+        self.outage = 'the message broker does not answer: gone'
         self.heartbeat._send()
-        self.client.cast.assert_called_once()
-
-    def test_alive_while_the_connection_is_made_again(self):
-        self.heartbeat._send()
-        for _check in range(RECONNECT):
+        for _interval in range(3 * RECONNECT // INTERVAL):
             self.assertTrue(self.is_alive())
-            self.clock.now += 1
+        # It is back, but the listener of the worker is not yet.
+        self.outage = None
+        self.cast.side_effect = messaging.MessageUndeliverable(
+            'e', 'exchange', 'key', 'message')
+        self.assertTrue(self.is_alive())
+        self.assertTrue(self.is_alive())
+        self.cast.reset_mock(side_effect=True)
+        # Now it is, and the message goes into its queue, once.
+        self.is_alive()
+        self.is_alive()
+        self.cast.assert_called_once_with(mock.ANY, 'beat')
+        options = self.client.prepare.call_args.kwargs
+        self.assertTrue(options['transport_options'].at_least_once)
+        self.run_own_message()
+        self.assertEqual(1, self.logged('runs no messages, as'))
+        self.assertEqual(1, self.logged('runs messages again'))
+
+    def test_message_was_not_read(self):
+        self.heartbeat._send()
+        for _interval in range(RECONNECT // INTERVAL):
+            self.assertTrue(self.is_alive(INTERVAL - 1))
+        self.clock.now += RECONNECT
         # From now on it is the worker that does not read.
         self.assertFalse(self.is_alive())
-        # The message may have been lost with the broker.
-        self.heartbeat._send()
-        self.assertEqual(2, self.client.cast.call_count)
+        # The message may have been lost.
+        self.assertEqual(2, self.cast.call_count)
         self.assertFalse(self.is_alive())
+        self.assertEqual(2, self.cast.call_count)
+
+    def test_blocked(self):
+        self.fill()
+        self.heartbeat._send()
+        for _interval in range(3):
+            self.assertFalse(self.is_alive())
+        self.assertEqual(1, self.logged(
+            'Worker node-1-worker-2 takes no more requests: all 2 threads are '
+            'busy and have begun nothing for 10 seconds'))
+        # The message waits in the queue. A second one would be no help.
+        self.cast.assert_called_once()
+        self.heartbeat.bound._running = 1
         self.run_own_message()
-        self.assertTrue(self.is_alive())
+        self.assertEqual(1, self.logged('runs messages again'))
 
-    def test_broker_is_away_after_a_lost_message(self):
+    @ddt.data('the message broker', 'the API database')
+    def test_blocked_by_what_is_away(self, name):
+        self.outage = f'{name} does not answer: gone'
+        self.fill()
         self.heartbeat._send()
-        self.clock.now += RECONNECT
-        self.client.cast.side_effect = messaging.MessageDeliveryFailure('x')
-        self.heartbeat._send()
-        self.assertTrue(self.is_alive())
+        for _interval in range(5):
+            self.assertTrue(self.is_alive())
+        # It is back, so if this goes on it is the worker.
+        self.outage = None
+        self.is_alive()
+        self.assertFalse(self.is_alive())
 
-    def test_pauses_when_blocked(self):
-        self.block(2 * INTERVAL - 1)
-        self.heartbeat._check()
-        self.rpcserver.pause.assert_not_called()
-        self.clock.now += 1
-        self.heartbeat._check()
-        self.rpcserver.pause.assert_called_once_with()
-        self.clock.now += INTERVAL
-        self.heartbeat._check()
-        self.rpcserver.pause.assert_called_once_with()
-
-    def test_busy_does_not_pause(self):
-        self.rpcserver.full = True
+    def test_inquiry_that_is_not_done_proves_nothing(self):
+        self.inquiry.side_effect = None
+        self.inquiry.return_value.done = False
+        self.fill()
         self.heartbeat._send()
-        for _check in range(10):
-            self.clock.now += INTERVAL - 1
+        for _interval in range(3):
+            self.assertFalse(self.is_alive())
+        self.inquiry.assert_called_once()
+
+    def test_busy(self):
+        self.fill()
+        self.heartbeat._send()
+        for _check in range(50):
+            self.clock.now += 1
             # A request ends, the next one begins.
-            self.rpcserver.begun = self.clock.now
-            self.assertTrue(self.is_alive())
-        self.rpcserver.pause.assert_not_called()
-
-    def test_not_read_does_not_pause(self):
-        self.heartbeat._send()
-        self.clock.now += 10 * INTERVAL
-        self.heartbeat._check()
-        self.rpcserver.pause.assert_not_called()
-
-    def test_resumes_once_the_own_message_has_run(self):
-        self.block(2 * INTERVAL)
-        self.heartbeat._check()
-        self.heartbeat._check()
-        self.rpcserver.resume.assert_not_called()
-        self.run_own_message()
-        self.heartbeat._check()
-        self.rpcserver.resume.assert_called_once_with()
-        self.heartbeat._check()
-        self.rpcserver.resume.assert_called_once_with()
-
-    def test_resumes_when_the_message_is_not_in_the_pool(self):
-        self.block(2 * INTERVAL)
-        self.heartbeat._check()
-        self.rpcserver.full = False
-        self.heartbeat._check()
-        self.rpcserver.resume.assert_called_once_with()
-
-    def test_stuck_when_blocked(self):
-        self.block(INTERVAL - 1)
-        self.assertTrue(self.is_alive())
-        self.clock.now += 1
-        for _check in range(10):
-            # Each time the database answers.
-            self.assertFalse(self.is_alive())
-            self.probes.pop()()
-            self.assertFalse(self.is_alive())
-            self.clock.now += 1
-        self.run_own_message()
-        self.assertTrue(self.is_alive())
-
-    def test_not_stuck_while_the_database_is_slow(self):
-        self.block(INTERVAL)
-        for _check in range(INTERVAL):
-            self.assertFalse(self.is_alive())
-            self.clock.now += 1
-        for _check in range(INTERVAL):
-            self.assertTrue(self.is_alive())
-            self.clock.now += 1
-        self.assertEqual(1, len(self.probes))
-        # Now it answers, so it is the worker.
-        self.probes.pop()()
-        self.assertFalse(self.is_alive())
-        self.assertFalse(self.is_alive())
-
-    def test_not_stuck_while_the_database_is_down(self):
-        self.get_record.side_effect = db_exc.DBConnectionError
-        self.block(INTERVAL)
-        for _check in range(3):
-            self.assertFalse(self.is_alive())
-            self.probes.pop()()
-            self.assertTrue(self.is_alive())
-
-    def test_other_errors_of_the_probe_are_no_excuse(self):
-        self.get_record.side_effect = test.TestingException
-        self.block(INTERVAL)
-        self.assertFalse(self.is_alive())
-        self.probes.pop()()
-        self.assertFalse(self.is_alive())
-        self.assertIn('Unexpected error', self.stdlog.logger.output)
-
-    def test_error_does_not_end_a_timer(self):
-        heartbeat._run_and_log(mock.Mock(side_effect=test.TestingException))
-        self.assertIn('Unexpected error', self.stdlog.logger.output)
-
-    def beat(self, times=1):
-        for _interval in range(times):
-            self.heartbeat._send()
-            self.run_own_message()
-            self.clock.now += INTERVAL
-
-    def test_nobody_else(self):
-        self.beat(20)
-        self.assertNotIn('another process', self.stdlog.logger.output)
-        # It stops looking, and costs what a stock service costs.
-        self.assertEqual(7, self.get_record.call_count)
-
-    def test_nobody_else_with_a_driver_that_does_not_write_the_record(self):
-        self.report_state.side_effect = None
-        self.beat(20)
-        self.assertNotIn('another process', self.stdlog.logger.output)
-
-    def test_nobody_else_when_writing_failed(self):
-        self.save.side_effect = [test.TestingException, None]
-        self.heartbeat._send()
-        self.assertRaises(test.TestingException, self.run_own_message)
-        self.save.side_effect = self._save
-        self.beat(20)
-        self.assertNotIn('another process', self.stdlog.logger.output)
-
-    @ddt.data(42, 50)
-    def test_record_is_kept_up_by_another_before_the_first_heartbeat(
-            self, count):
-        self.get_record.return_value.report_count = count
-        self.beat(20)
-        self.assertEqual(1, self.stdlog.logger.output.count(
-            'Record 7 of nova-scheduler on host node-1-worker-2 is kept up '
-            'by another process as well'))
-
-    def test_record_is_kept_up_by_another_in_step(self):
-        self.beat()
-        # The other one went on from 41, as this one did.
-        self.get_record.return_value.report_count = 42
-        self.beat()
-        self.assertIn('another process', self.stdlog.logger.output)
-
-    def test_record_is_gone(self):
-        self.get_record.return_value = None
-        self.save.side_effect = None
-        self.beat(20)
-        self.assertNotIn('another process', self.stdlog.logger.output)
+            self.heartbeat.bound.begun = self.clock.now
+            self.heartbeat._check()
+        self.inquiry.assert_not_called()
+        self.assertEqual(0, self.logged('Worker'))
 
 
 class ReconnectTimeTestCase(test.NoDBTestCase):

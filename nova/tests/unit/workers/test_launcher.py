@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import threading
 from unittest import mock
 
 from oslo_config import cfg
@@ -33,6 +34,8 @@ class WorkerTestCase(test.NoDBTestCase):
             launcher, 'setproctitle')).mock.setproctitle
         self.get_server = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_server')).mock
+        self.rpcserver = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.rpcserver, 'RPCServer')).mock
         self.retirement = self.useFixture(test.fixtures.MockPatchObject(
             launcher.retirement, 'Retirement')).mock
         self.heartbeat = self.useFixture(test.fixtures.MockPatchObject(
@@ -81,22 +84,39 @@ class WorkerTestCase(test.NoDBTestCase):
         launcher.Worker(self.server, 2, 3).start()
         target, endpoints = self.get_server.call_args.args
         self.assertEqual('scheduler.node-1', target.topic)
-        self.assertEqual('worker-2', target.server)
+        # The same in all workers, so that it is one queue.
+        self.assertEqual('node', target.server)
         # Nothing but the baseapi: requests have a queue of their own.
         self.assertEqual(['baseapi'], [e.target.namespace for e in endpoints])
-        self.get_server.return_value.start.assert_called_once_with()
+        # A worker that cannot run requests does not answer for the node.
+        self.rpcserver.assert_called_once_with(
+            self.get_server.return_value, self.heartbeat.return_value.bound)
+        self.rpcserver.return_value.start.assert_called_once_with()
 
-    def test_node_address_is_the_last_to_stop(self):
-        order = mock.Mock()
-        order.attach_mock(self.server.stop, 'service')
-        order.attach_mock(self.get_server.return_value, 'node_address')
+    def test_node_address_is_answered_while_requests_run(self):
+        bound = self.heartbeat.return_value.bound
+        order = []
+        idle = threading.Event()
+        bound.wait_until_idle.side_effect = lambda: idle.wait(60)
+        self.rpcserver.return_value.stop.side_effect = (
+            lambda: order.append('node address'))
+
+        def stop():
+            order.append('service')
+            idle.set()
+
+        self.server.stop.side_effect = stop
         worker = launcher.Worker(self.server, 2, 3)
         worker.start()
-        order.reset_mock()
         worker.stop()
-        self.assertEqual(
-            [mock.call.service(), mock.call.node_address.stop(),
-             mock.call.node_address.wait()], order.mock_calls)
+        self.assertEqual(['service', 'node address'], order)
+        self.rpcserver.return_value.wait.assert_called_once_with()
+
+    def test_stopped_before_the_node_address_is_served(self):
+        worker = launcher.Worker(self.server, 2, 3)
+        self.server.start.side_effect = worker.stop
+        worker.start()
+        self.server.stop.assert_called_once_with()
 
     def test_parent_passes_on_once(self):
         workers = [launcher.Worker(self.server, n, 3) for n in (1, 2, 3)]
@@ -140,6 +160,11 @@ class WorkerTestCase(test.NoDBTestCase):
 
 class LaunchTestCase(test.NoDBTestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.lookalike, 'check')).mock
+
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch(self, process_launcher):
         server = mock.Mock(host='node-1', topic='scheduler')
@@ -171,6 +196,16 @@ class LaunchTestCase(test.NoDBTestCase):
             [mock.sentinel.one, mock.sentinel.two],
             [call.args[0].slot for call in launch_service.call_args_list])
         supervisor.return_value.start.assert_called_once_with()
+
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch_beside_a_lookalike(self, process_launcher):
+        self.lookalike.side_effect = ValueError('is called like')
+        server = mock.Mock(host='n', topic='scheduler')
+        exc = self.assertRaises(SystemExit, launcher.launch, server, 2)
+        self.assertEqual(1, exc.code)
+        self.lookalike.assert_called_once_with(server.binary, 'n', 2)
+        self.assertIn('is called like', self.stdlog.logger.output)
+        process_launcher.assert_not_called()
 
     def test_check(self):
         self.flags(host='node-1')
@@ -214,7 +249,7 @@ class SetDefaultsTestCase(test.NoDBTestCase):
         return transport._driver.prefetch_size
 
     def test_default(self):
-        self.assertEqual(4, self.prefetch())
+        self.assertEqual(launcher.PREFETCH_COUNT, self.prefetch())
 
     def test_operator_wins_in_the_file(self):
         for count in (0, 16):

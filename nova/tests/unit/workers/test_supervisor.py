@@ -11,9 +11,11 @@
 # under the License.
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import ddt
@@ -57,6 +59,15 @@ class SlotTestCase(test.NoDBTestCase):
         self.assertEqual(0, self.silence())
         # What still runs says so, but nobody counts on it.
         self.slot.alive()
+        self.assertEqual([0, 0], [self.silence() for _look in range(2)])
+
+    def test_closed_while_another_thread_counts_up(self):
+        self.slot.open()
+        self.slot.alive()
+        count = self.slot._fields[supervisor._COUNT]
+        self.slot.close()
+        # That one had read it already.
+        self.slot._fields[supervisor._COUNT] = count + 1
         self.assertEqual([0, 0], [self.silence() for _look in range(2)])
 
     def test_worker_that_comes_back_starts_anew(self):
@@ -161,6 +172,70 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.watch(12)
         self.assertEqual(-signal.SIGKILL, child.wait())
 
+    def test_leaves_no_core_file(self):
+        folder = self.useFixture(test.fixtures.TempDir()).path
+        child = self.start_child(
+            f'import os, resource\n'
+            f'os.chdir({folder!r})\n'
+            f'hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n'
+            f'resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n'
+            f'faulthandler.enable({self.slot._writer})')
+        limits = []
+        kill = supervisor._kill
+
+        def note(pid, signum):
+            limits.append(resource.prlimit(pid, resource.RLIMIT_CORE)[0])
+            return kill(pid, signum)
+
+        with mock.patch.object(supervisor, '_kill', side_effect=note):
+            self.watch(12)
+        self.assertEqual(-signal.SIGABRT, child.wait())
+        self.assertIn(limits[0], (0, 1))
+        self.assertEqual([], os.listdir(folder))
+
+    def test_stacks_that_take_long(self):
+        # As long as some come, it is not taken for stopped.
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.supervisor.DUMP_TIME', 0.5))
+        child = self.start_child(
+            f'import os\n'
+            f'def dump(*args):\n'
+            f'    for _n in range(10):\n'
+            f'        os.write({self.slot._writer}, b"thread\\n")\n'
+            f'        time.sleep(0.1)\n'
+            f'    os._exit(1)\n'
+            f'signal.signal(signal.SIGABRT, dump)')
+        self.watch(12)
+        self.assertEqual(1, child.wait())
+        output = self.stdlog.logger.output
+        self.assertNotIn('did not abort', output)
+        self.assertEqual(10, output.count('thread\n'))
+
+    def test_nobody_is_forked_while_it_logs(self):
+        # The child would find the locks of the log held, for ever.
+        with mock.patch.object(
+                supervisor.os, 'register_at_fork') as register:
+            with mock.patch.object(supervisor.threading, 'Thread'):
+                self.supervisor.start()
+        hooks = register.call_args.kwargs
+        hooks['before']()
+        watch = threading.Thread(target=self._watch_once)
+        watch.start()
+        watch.join(0.1)
+        self.assertTrue(watch.is_alive())
+        hooks['after_in_parent']()
+        watch.join(10)
+        self.assertFalse(watch.is_alive())
+        hooks['before']()
+        hooks['after_in_child']()
+        hooks['before']()
+
+    def _watch_once(self):
+        with mock.patch.object(self.supervisor, '_watch',
+                               side_effect=test.TestingException):
+            with mock.patch.object(supervisor.time, 'sleep'):
+                self.assertRaises(test.TestingException, self.supervisor._run)
+
     def test_stacks_that_do_not_fit_into_the_pipe(self):
         child = self.start_child(
             f'import os\n'
@@ -182,6 +257,7 @@ class SupervisorTestCase(test.NoDBTestCase):
             self.watch(12)
         # That id may be somebody else's by now.
         kill.assert_not_called()
+        self.assertNotIn('replacing', self.stdlog.logger.output)
 
     def test_stacks_of_one_that_crashes_by_itself(self):
         child = self.start_worker()

@@ -10,10 +10,12 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import datetime
 from unittest import mock
 
 import ddt
 from oslo_upgradecheck import upgradecheck
+from oslo_utils import timeutils
 
 from nova.cmd import status
 from nova import context
@@ -78,17 +80,19 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
     def test_cells_that_do_not_answer(self):
         self.results = {'down': context.did_not_respond_sentinel,
                         'broken': exception.NovaException(),
-                        'up': [LONG, 'n']}
+                        'up': [(LONG, None), ('n', None)]}
         self.assertWarning(f'its workers: {LONG}. Set')
 
 
 class RecordsTestCase(UpgradeTestCase, test.TestCase):
 
-    def record(self, host, binary='nova-scheduler', cell='cell1'):
+    def record(self, host, binary='nova-scheduler', cell='cell1', seen=0):
         with context.target_cell(context.get_admin_context(),
                                  self.cell_mappings[cell]) as cctxt:
             record = objects.Service(
-                cctxt, host=host, binary=binary, topic=binary[5:])
+                cctxt, host=host, binary=binary, topic=binary[5:],
+                last_seen_up=timeutils.utcnow() -
+                datetime.timedelta(seconds=seen))
             record.create()
         return record
 
@@ -96,7 +100,7 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         self.assertSuccess()
 
     def test_success(self):
-        self.record(LONGEST)
+        self.record(LONGEST, seen=3600)
         # The worker of a node whose name is as long as it may be.
         self.record(LONGEST + '-worker-1')
         self.assertSuccess()
@@ -113,6 +117,11 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         self.record(LONG, cell='cell0')
         self.record(LONG)
         self.assertWarning(f'its workers: {LONG}. Set')
+
+    def test_lookalikes(self):
+        for host in ('n1', 'n1-worker-1', 'n1-worker-12', 'k8s-worker-1'):
+            self.record(host)
+        self.assertWarning('n1 and n1-worker-1, n1 and n1-worker-12. Set')
 
     def test_others(self):
         self.record(LONG, 'nova-compute')

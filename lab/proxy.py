@@ -1,0 +1,101 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A TCP server that passes on what it gets, but late: a broker far away.
+
+A process of its own, with a thread for each direction of each connection.
+Where the kernel has ``netem`` that does the same; but not all have.
+"""
+
+import contextlib
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+
+from lab import broker
+from lab import LabError
+from lab import placement
+from lab import process
+
+
+def _pass_on(source, target, delay):
+    """Pass on all that comes, ``delay`` seconds later, whatever its size."""
+    late = queue.SimpleQueue()
+
+    def send():
+        while True:
+            due, data = late.get()
+            time.sleep(max(0, due - time.monotonic()))
+            try:
+                if not data:
+                    target.shutdown(socket.SHUT_WR)
+                    return
+                target.sendall(data)
+            except OSError:
+                return
+
+    threading.Thread(target=send, daemon=True).start()
+    data = True
+    while data:
+        try:
+            data = source.recv(65536)
+        except OSError:
+            data = b''
+        late.put((time.monotonic() + delay, data))
+
+
+def serve(host, port, delay):
+    """Serve on a free port, written to stdout as soon as it listens."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        print(server.getsockname()[1], flush=True)
+        while True:
+            near, _ = server.accept()
+            far = socket.create_connection((host, port))
+            for sock in (near, far):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=_pass_on, args=(*pair, delay),
+                                 daemon=True).start()
+
+
+@contextlib.contextmanager
+def delayed(near, delay):
+    """The same broker from further away, for the time of a ``with``.
+
+    :param near: a ``broker.Broker``
+    :param delay: seconds that everything takes more, each way
+    :returns: a ``broker.Broker``
+    """
+    url = urllib.parse.urlsplit(near.url)
+    with tempfile.NamedTemporaryFile(prefix='lab-proxy-') as log, \
+            process.Child(
+                [sys.executable, '-m', 'lab.proxy', url.hostname,
+                 str(url.port or 5672), str(delay)], log.name,
+                {'PYTHONPATH': os.pathsep.join(filter(None, [
+                    placement.ROOT, os.environ.get('PYTHONPATH')]))},
+                stdout=subprocess.PIPE) as child:
+        # Ends with the process, so it does not wait for ever.
+        line = child.process.stdout.readline()
+        if not line:
+            raise LabError('the proxy did not start', child.log())
+        yield broker.Broker(url._replace(netloc='%s@127.0.0.1:%d' % (
+            url.netloc.rpartition('@')[0], int(line))).geturl())
+
+
+if __name__ == '__main__':
+    serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,44 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Fresh memory for a worker that was forked long after its parent started.
+
+What the scheduler knows of cells, aggregates and instances is read when its
+manager is built, and casts keep it true from then on. But it is the parent of
+the workers that builds the manager, and the parent gets no casts.
+"""
+
+import time
+
+# When the parent read it, as workers are forked from it.
+_READ = time.monotonic()
+
+# Seconds for which the instances that it read are good to begin with. To read
+# those of all hosts again would cost each worker a query per host, and the
+# computes send what keeps them true, by default every two minutes.
+_INSTANCES_ARE_GOOD = 60
+
+
+def refresh(host_manager):
+    """Read again what may have changed.
+
+    To be called when casts reach this process, and before it runs the first.
+
+    :param host_manager: the nova.scheduler.host_manager.HostManager
+    """
+    host_manager.refresh_cells_caches()
+    host_manager.aggs_by_id.clear()
+    host_manager.host_aggregates_map.clear()
+    host_manager._init_aggregates()
+    if time.monotonic() - _READ > _INSTANCES_ARE_GOOD:
+        # Those of a host are read when they are needed or its compute casts.
+        host_manager._instance_info.clear()
