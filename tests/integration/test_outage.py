@@ -91,7 +91,7 @@ class OutageTestCase(base.LabTestCase):
         with self.load(call) if call else contextlib.nullcontext() as load:
             if load:
                 # The first ones make connections and thread pools.
-                self.made.wait(lambda: load.counts().answered > 50, 30,
+                self.made.wait(lambda: load.counts().answered > 20, 60,
                                f'answers before {what} is away')
             self.mark = len(self.scheduler.log())
             begin()
@@ -113,7 +113,7 @@ class OutageTestCase(base.LabTestCase):
             if load:
                 at = load.elapsed()
                 self.made.wait(lambda: load.counts(began=at).answered > 20,
-                               20, f'answers after {what} was away')
+                               60, f'answers after {what} was away')
         self.check_nobody_was_replaced()
 
     def check_said(self, what, hosts, exactly):

@@ -20,7 +20,7 @@ import ddt
 from tests.integration import base
 
 # A stuck worker has to be gone by then, on a loaded machine too.
-REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 10
+REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 30
 
 
 @ddt.ddt
