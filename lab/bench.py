@@ -108,6 +108,9 @@ def calling(made, timeout=30, call=rpc.Client.ping):
     with made.client() as client, rpc.Callers(
             client, CALLERS, timeout,
             call=lambda timeout: call(client, timeout=timeout)) as callers:
+        # The first calls connect, and let the workers do so.
+        process.wait(lambda: callers.counts().answered >= 2 * CALLERS, 120,
+                     'calls to be answered', made.log)
         callers.rate(WARM_UP)
         yield callers
 
