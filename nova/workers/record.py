@@ -12,6 +12,8 @@
 
 """The record of a worker that is alive."""
 
+import threading
+
 from oslo_db import api as oslo_db_api
 from oslo_log import log as logging
 from oslo_utils import timeutils
@@ -32,23 +34,29 @@ class Record:
 
     def __init__(self, server):
         self._server = server
+        self._lock = threading.Lock()
         # What stands in it if nobody else writes to it, and how often in
         # succession something else did.
         self._count = server.service_ref.report_count
         self._surprises = 0
 
     def write(self):
-        """Write service_ref.report_count, and now as last_seen_up.
+        """Count up report_count, and set last_seen_up to now.
 
         One statement while nothing is wrong: the workers of a node shared one
         record, and most of their heartbeats changed nothing there. As each
         writes one of its own now, it does so without reading it first, so that
         all in all it is no more.
         """
-        ctxt = context.get_admin_context()
+        # Two own messages may run at the same time.
+        with self._lock:
+            self._write()
+
+    def _write(self):
         ours = self._server.service_ref
-        if _write(ctxt, ours.id, self._count, ours.report_count):
-            self._count = ours.report_count
+        new = self._count + 1
+        if _write(context.get_admin_context(), ours.id, self._count, new):
+            self._count = ours.report_count = new
             self._surprises = 0
         elif self.check():
             # The answer to the last one got lost, or somebody else wrote.

@@ -66,8 +66,10 @@ class WorkerFixture(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'nova.thread_pool_factory.shutdown_all_executors',
                 lambda: None))
+        # Without timers: a test sends the own messages that it is about.
         self.server = service.Service.create(
-            host=self._node, binary='nova-scheduler', topic=rpcapi.RPC_TOPIC)
+            host=self._node, binary='nova-scheduler', topic=rpcapi.RPC_TOPIC,
+            report_interval=0)
         self.worker = launcher.Worker(self.server, *self._args)
         # Tells in an answer who gave it.
         self.worker.backdoor_port = self.worker.number

@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import threading
 from unittest import mock
 
 from oslo_db import exception as db_exc
@@ -115,6 +116,17 @@ class RecordTestCase(test.TestCase):
         self.assertFalse(server.record.check())
         self.assertTrue(server.record.check())
         self.assertEqual(1, self.logged('created it again'))
+
+    def test_two_own_messages_at_a_time(self):
+        server = self.worker()
+        threads = [threading.Thread(target=self.beat, args=[server] * 5)
+                   for _n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(0, self.logged('another process'))
+        self.assertEqual(10, self.find().report_count)
 
     def test_two_processes_of_a_name(self):
         first, second = self.worker(), self.worker()
