@@ -55,9 +55,10 @@ class WorkerFixture(fixtures.Fixture):
     :ivar server: its nova.service.Service
     """
 
-    def __init__(self, node, number, workers):
+    def __init__(self, node, number, workers, report_interval=0):
         self._args = (number, workers)
         self._node = node
+        self._report_interval = report_interval
 
     def _setUp(self):
         if hasattr(manager, 'thread_pool_factory'):
@@ -66,10 +67,9 @@ class WorkerFixture(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'nova.thread_pool_factory.shutdown_all_executors',
                 lambda: None))
-        # Without timers: a test sends the own messages that it is about.
         self.server = service.Service.create(
             host=self._node, binary='nova-scheduler', topic=rpcapi.RPC_TOPIC,
-            report_interval=0)
+            report_interval=self._report_interval)
         self.worker = launcher.Worker(self.server, *self._args)
         # Tells in an answer who gave it.
         self.worker.backdoor_port = self.worker.number

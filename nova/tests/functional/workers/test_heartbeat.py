@@ -25,9 +25,7 @@ from nova.tests.functional.workers import test_scheduler
 
 class HeartbeatTestCase(test_scheduler.WorkersTestCase):
 
-    def setUp(self):
-        super().setUp()
-        self.flags(report_interval=1)
+    REPORT_INTERVAL = 1
 
     def wait_for_heartbeat(self, worker, after=None):
         """Wait for the record to have a later heartbeat than before.

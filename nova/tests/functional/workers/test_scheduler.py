@@ -34,6 +34,9 @@ NODE = 'scheduler-node-1'
 class WorkersTestCase(test.TestCase):
     """Workers of nova-scheduler in one process, on the fake RPC driver."""
 
+    # No timers: a test sends the own messages that it is about.
+    REPORT_INTERVAL = 0
+
     def setUp(self):
         super().setUp()
         self.useFixture(func_fixtures.PlacementFixture())
@@ -44,7 +47,8 @@ class WorkersTestCase(test.TestCase):
 
     def start_worker(self, number, workers=3, node=NODE):
         return self.useFixture(
-            fixtures.WorkerFixture(node, number, workers)).worker
+            fixtures.WorkerFixture(
+                node, number, workers, self.REPORT_INTERVAL)).worker
 
     def start_workers(self, workers=3, node=NODE):
         return [self.start_worker(number, workers, node)
