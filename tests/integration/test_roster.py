@@ -114,12 +114,17 @@ class RosterTestCase(base.LabTestCase):
                 cloud, 'worker retire --node --down-for 0'))
 
         # One is stuck.
-        cloud.faults.stop(scheduler.workers()[2])
+        worker = scheduler.workers()[2]
+        cloud.faults.stop(worker)
         self.assertEqual((1, '2 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 2',
             stderr=f'{hosts[1]}: no answer in 2 seconds'))
 
-        # All are gone: their queues are there, but nobody reads them.
+        # All are gone: their queues are there, but nobody reads them. None is
+        # killed with a message of its own under way, which would not expire.
+        cloud.faults.resume(worker)
+        cloud.wait(lambda: self.messages(cloud, scheduler) == [0, 0, 0], 10,
+                   'all messages to be read')
         scheduler.kill()
         self.assertEqual((1, '0 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 1',
