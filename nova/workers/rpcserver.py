@@ -59,7 +59,9 @@ class Bound:
 
     def open(self):
         """Let messages run, as many at a time as a server has threads."""
-        self._resize(self._threads)
+        if not self.size:
+            # Or it was stopped while it started.
+            self._resize(self._threads)
 
     def lift(self):
         """Let all that was read go to the dispatch pool."""

@@ -21,6 +21,7 @@ code that holds the GIL, a stopped process.
 It is the way of gunicorn's arbiter.
 """
 
+import contextlib
 import faulthandler
 import mmap
 import os
@@ -168,9 +169,10 @@ class Supervisor:
                        time.time() - silence))})
         # A core file would hold credentials. A limit of 1 also keeps the
         # kernel from starting a program that takes it, see core(5).
-        _soft, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
-        if hard != 0:
-            resource.prlimit(pid, resource.RLIMIT_CORE, (1, hard))
+        with contextlib.suppress(OSError):
+            _soft, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
+            if hard != 0:
+                resource.prlimit(pid, resource.RLIMIT_CORE, (1, hard))
         # A stopped process does not abort, and is not continued for that: all
         # its threads would run, and acknowledge messages that get lost then.
         _kill(pid, signal.SIGABRT)

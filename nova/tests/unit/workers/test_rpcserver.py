@@ -173,6 +173,13 @@ class BoundTestCase(test.NoDBTestCase):
         thread.join(10)
         self.assertEqual(5, len(self.server.submitted))
 
+    def test_lifted_while_it_starts(self):
+        self.bound.lift()
+        self.bound.open()
+        self.assertFalse(self.bound.full)
+        self.read(*range(5)).join(10)
+        self.assertEqual(5, len(self.server.submitted))
+
     def test_wait_until_idle(self):
         self.bound.wait_until_idle()
         self.bound.open()

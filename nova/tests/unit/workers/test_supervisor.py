@@ -193,6 +193,13 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.assertIn(limits[0], (0, 1))
         self.assertEqual([], os.listdir(folder))
 
+    def test_limit_of_core_files_that_cannot_be_set(self):
+        child = self.start_worker()
+        with mock.patch.object(supervisor.resource, 'prlimit',
+                               side_effect=PermissionError):
+            self.watch(12)
+        self.assertEqual(-signal.SIGABRT, child.wait())
+
     def test_stacks_that_take_long(self):
         # As long as some come, it is not taken for stopped.
         self.useFixture(test.fixtures.MonkeyPatch(
