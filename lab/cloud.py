@@ -291,7 +291,8 @@ class Cloud:
         """
         if hosts is None:
             hosts = has_worker_hosts(tree)
-        path = self.config_file(node, {'scheduler': {'workers': workers}},
+        path = self.config_file(node, _stop_conf(tree),
+                                {'scheduler': {'workers': workers}},
                                 self.conf, conf or {})
         env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
         env['PYTHONPATH'] = lab_database.nova_path(tree, lab_faults.INJECT)
