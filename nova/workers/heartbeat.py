@@ -52,26 +52,26 @@ class Heartbeat:
         self._server = server
         self._alive = alive
         self._servicegroup_api = server.servicegroup_api
-        self.bound = rpcserver.Bound(alive)
+        self.bound = rpcserver.Bound()
         self._record: ty.Any = None
         self._client: ty.Any = None
-        # All times are in seconds of time.monotonic(). Since when an own
-        # message should run, and when one went into the queue; or None.
+        # All times are in seconds of time.monotonic(). When a message last
+        # began to run, and when something that it needs was away.
+        self._begun = self._away = float('-inf')
+        # Since when an own one should run, and when one was sent; or None.
         self._waiting = self._sent = None
         self._writing = self._warned = False
-        # What is asked why it does not run, and when something was away last.
         self._inquiry: ty.Any = None
-        self._away = float('-inf')
 
     def get_rpcserver(self, target, endpoints, serializer):
         """The RPC server for requests and for the worker's own messages."""
         return rpcserver.RPCServer(
             rpc.get_server(target, endpoints + [_Endpoint(self._beat)],
-                           serializer), self.bound, self._start)
+                           serializer), self.bound, self._start, self._begin)
 
     def join(self, host, topic, service):
         """The Service has started: let messages run."""
-        self.bound.open()
+        self.bound.open(CONF.executor_thread_pool_size)
 
     def _start(self):
         """The broker sends requests from now on, so it has to run them."""
@@ -79,13 +79,17 @@ class Heartbeat:
         self._record = record.Record(service)
         service.service_ref.save = self._record.write
         self._client = rpc.get_client(messaging.Target(topic=service.topic))
-        self._alive()
-        interval = service.report_interval
-        if interval:
+        self._begin()
+        if interval := service.report_interval:
             for seconds, function in ((interval, self._send),
                                       (interval / CHECKS, self._check)):
                 service.tg.add_timer_args(
                     seconds, function, stop_on_exception=False)
+
+    def _begin(self):
+        """A message for this worker begins to run."""
+        self._begun = time.monotonic()
+        self._alive()
 
     def _beat(self):
         """The own message runs: write the heartbeat."""
@@ -97,7 +101,7 @@ class Heartbeat:
                 self._record.check()
         finally:
             self._writing = False
-            self._sent = self._waiting = None
+            self._waiting = None
         if self._warned:
             self._warned = False
             LOG.info('Worker %s runs messages again', self._server.host)
@@ -139,23 +143,22 @@ class Heartbeat:
 
     def _check(self):
         """Find out why the own message does not run, and tell if not by us."""
-        now = time.monotonic()
+        now, interval = time.monotonic(), self._server.report_interval
         waiting = self._waiting or now
-        overdue = now - max(waiting, self.bound.begun)
-        if overdue < self._server.report_interval / CHECKS:
+        overdue = now - max(waiting, self._begun)
+        if overdue < interval / CHECKS:
             self._inquiry = None
             return
-        if self._inquiry is None or self._inquiry.done:
-            if self._inquiry is not None and self._inquiry.outage:
-                # The broker may have taken the message down with it.
-                self._away, self._sent = now, None
-                self._warn('runs no messages, as ' + self._inquiry.outage)
-                self._alive()
+        # Asked once, as it may end at any time.
+        outage = self._inquiry and self._inquiry.outage
+        if outage:
+            # The broker may have taken the message down with it.
+            self._away, self._sent = now, None
+            self._warn('runs no messages, as ' + outage)
+        if not self._inquiry or outage or now >= self._inquiry.end:
             self._inquiry = excuse.Inquiry(
-                self._server.topic, self._server.report_interval,
-                self._send_again)
-        if self.bound.size and self.bound.full and (
-                overdue >= self._server.report_interval):
+                self._server.topic, interval, self._send_again)
+        if self.bound.size and self.bound.full and overdue >= interval:
             self._warn('takes no more requests: all %d threads are busy and '
                        'have begun nothing for %d seconds' %
                        (self.bound.size, overdue))

@@ -21,7 +21,6 @@ the rest to other workers. Nothing is closed, so nothing gets lost.
 """
 
 import threading
-import time
 
 from oslo_log import log as logging
 
@@ -38,30 +37,22 @@ class Bound:
     Shared by the RPC servers of a worker. Nothing runs before open(), and
     there is no bound any more after lift(). A message runs until its reply is
     sent.
-
-    :param on_begin: called without arguments whenever a message begins to run
     """
 
-    def __init__(self, on_begin):
-        self._on_begin = on_begin
+    def __init__(self):
         self._changed = threading.Condition()
         self._running = 0
-        self._threads = 0
-        #: How many messages may run at a time.
+        #: How many messages may run at a time; none before open().
         self.size = 0
-        #: When a message last began to run, in seconds of time.monotonic().
-        self.begun = time.monotonic()
 
     @property
     def full(self):
         """Whether a message that comes now has to wait for another."""
         return self._running >= self.size
 
-    def open(self):
-        """Let messages run, as many at a time as a server has threads."""
-        if not self.size:
-            # Or it was stopped while it started.
-            self._resize(self._threads)
+    def open(self, size):
+        """Let so many messages run at a time, or more if it is lifted."""
+        self._resize(max(size, self.size))
 
     def lift(self):
         """Let all that was read go to the dispatch pool."""
@@ -72,56 +63,23 @@ class Bound:
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout)
 
-    def acquire(self, timeout=None):
-        """A message is about to run; as the method of a semaphore."""
+    def wait_until_free(self, timeout=None):
+        """Wait until a message may run; whether one may."""
         with self._changed:
-            if not self._changed.wait_for(lambda: not self.full, timeout):
-                return False
-            self._running += 1
-        self.begun = time.monotonic()
-        self._on_begin()
-        return True
+            return self._changed.wait_for(lambda: not self.full, timeout)
+
+    def acquire(self, timeout=None):
+        """A message is about to run, unless it has to wait for longer."""
+        with self._changed:
+            free = self.wait_until_free(timeout)
+            self._running += free
+        return free
 
     def release(self):
-        """A message has run; as the method of a semaphore."""
+        """A message has run."""
         with self._changed:
             self._running -= 1
             self._changed.notify_all()
-
-    def put_on(self, server):
-        """Have the messages of an RPC server wait, before it is started."""
-        self._threads = server.conf.executor_thread_pool_size
-        if hasattr(server, 'limit'):
-            server.limit = self
-        elif hasattr(server, '_on_incoming'):
-            self._hook_into(server)
-        else:
-            LOG.warning('This oslo.messaging is not known to nova: a worker '
-                        'that is blocked goes on taking requests')
-
-    def _hook_into(self, server):
-        # For an oslo.messaging whose servers know no limit.
-        submit, process = server._on_incoming, server._process_incoming
-
-        def on_incoming(incoming):
-            self.acquire()
-            try:
-                submit(incoming)
-            except BaseException:
-                self.release()
-                raise
-            with self._changed:
-                # Here, so that the next one is not even read.
-                self._changed.wait_for(lambda: not self.full)
-
-        def process_incoming(incoming):
-            try:
-                process(incoming)
-            finally:
-                self.release()
-
-        server._on_incoming = on_incoming
-        server._process_incoming = process_incoming
 
     def _resize(self, size):
         with self._changed:
@@ -135,14 +93,24 @@ class RPCServer:
     :param server: the oslo_messaging.RPCServer
     :param bound: the Bound
     :param on_start: called without arguments once the broker sends to it
+    :param on_begin: called without arguments whenever a message begins to run
     """
 
-    def __init__(self, server, bound, on_start=lambda: None):
+    def __init__(self, server, bound, on_start=lambda: None,
+                 on_begin=lambda: None):
         self._server = server
         self._bound = bound
         self._on_start = on_start
+        self._on_begin = on_begin
         self.wait = server.wait
-        bound.put_on(server)
+        self.release = bound.release
+        if hasattr(server, 'limit'):
+            server.limit = self
+        elif hasattr(server, '_on_incoming'):
+            self._hook_into(server)
+        else:
+            LOG.warning('This oslo.messaging is not known to nova: a worker '
+                        'that is blocked goes on taking requests')
 
     def start(self):
         self._server.start()
@@ -153,3 +121,33 @@ class RPCServer:
         self._bound.lift()
         self._server.stop()
         self._bound.wait_until_idle(STOP_TIME)
+
+    def acquire(self, timeout=None):
+        """A message is about to run; as the method of a semaphore."""
+        if not self._bound.acquire(timeout):
+            return False
+        self._on_begin()
+        return True
+
+    def _hook_into(self, server):
+        # For an oslo.messaging whose servers know no limit.
+        submit, process = server._on_incoming, server._process_incoming
+
+        def on_incoming(incoming):
+            self.acquire()
+            try:
+                submit(incoming)
+            except BaseException:
+                self.release()
+                raise
+            # Here, so that the next one is not even read.
+            self._bound.wait_until_free()
+
+        def process_incoming(incoming):
+            try:
+                process(incoming)
+            finally:
+                self.release()
+
+        server._on_incoming = on_incoming
+        server._process_incoming = process_incoming

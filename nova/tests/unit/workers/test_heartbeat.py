@@ -51,8 +51,10 @@ class HeartbeatTestCase(test.NoDBTestCase):
             heartbeat.record, 'Record')).mock.return_value
         self.rpc = self.useFixture(test.fixtures.MockPatchObject(
             heartbeat, 'rpc')).mock
-        conf = self.rpc.get_server.return_value.conf
-        conf.executor_thread_pool_size = 2
+        # oslo.messaging registers it with its first server.
+        self.conf = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat, 'CONF', mock.Mock(executor_thread_pool_size=2,
+                                         servicegroup_driver='db'))).mock
         self.client = mock.Mock()
         self.rpc.get_client.return_value = self.client
         self.cast = self.client.prepare.return_value.cast
@@ -68,8 +70,8 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
 
     def _inquire(self, topic, timeout, then):
-        # Asks when it is looked at, and so is done at once.
-        inquiry = mock.Mock(done=True, outage=self.outage)
+        # Knows at once what it finds out.
+        inquiry = mock.Mock(end=self.clock.now + timeout, outage=self.outage)
         if not self.outage:
             then(self.client)
         return inquiry
@@ -79,13 +81,13 @@ class HeartbeatTestCase(test.NoDBTestCase):
         return self.rpc.get_server.call_args.args[1][-1]
 
     def run_own_message(self):
-        self.heartbeat.bound.begun = self.clock.now
+        self.heartbeat._begun = self.clock.now
         self.endpoint.beat(context.get_admin_context())
 
     def fill(self):
         """All threads run what does not end."""
         self.heartbeat.bound._running = 2
-        self.heartbeat.bound.begun = self.clock.now
+        self.heartbeat._begun = self.clock.now
 
     def is_alive(self, seconds=INTERVAL):
         """Whether the worker says so within that time."""
@@ -169,7 +171,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.assertEqual(self.record.write, self.server.service_ref.save)
 
     def test_driver_that_does_not_write_the_record(self):
-        self.flags(servicegroup_driver='mc')
+        self.conf.servicegroup_driver = 'mc'
         self.run_own_message()
         self.report_state.assert_called_once_with(self.server)
         self.record.check.assert_called_once_with()
@@ -294,14 +296,42 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.is_alive()
         self.assertFalse(self.is_alive())
 
-    def test_inquiry_that_is_not_done_proves_nothing(self):
+    def test_inquiry_that_knows_nothing_proves_nothing(self):
         self.inquiry.side_effect = None
-        self.inquiry.return_value.done = False
+        self.inquiry.return_value = mock.Mock(
+            end=float('inf'), outage=None)
         self.fill()
         self.heartbeat._send()
         for _interval in range(3):
             self.assertFalse(self.is_alive())
         self.inquiry.assert_called_once()
+
+    def test_inquiry_that_ends_while_it_is_looked_at(self):
+        class Inquiry:
+            end = float('inf')
+            outages = [None, 'the API database does not answer: gone']
+
+            @property
+            def outage(self):
+                return self.outages.pop(0)
+
+        self.inquiry.side_effect = None
+        self.inquiry.return_value = Inquiry()
+        self.fill()
+        self.heartbeat._send()
+        for _check in range(3):
+            self.clock.now += INTERVAL / heartbeat.CHECKS
+            self.heartbeat._check()
+        self.assertEqual(1, self.logged('the API database does not answer'))
+
+    def test_one_inquiry_at_each_interval(self):
+        # Each makes connections, which all of the workers of a cloud do. While
+        # something is away it is looked for more often.
+        self.fill()
+        self.heartbeat._send()
+        for _interval in range(10):
+            self.is_alive()
+        self.assertEqual(10, self.inquiry.call_count)
 
     def test_busy(self):
         self.fill()
@@ -309,7 +339,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
         for _check in range(50):
             self.clock.now += 1
             # A request ends, the next one begins.
-            self.heartbeat.bound.begun = self.clock.now
+            self.heartbeat._begun = self.clock.now
             self.heartbeat._check()
         self.inquiry.assert_not_called()
         self.assertEqual(0, self.logged('Worker'))

@@ -23,8 +23,7 @@ from nova.workers import rpcserver
 class FakeServer:
     """An oslo.messaging RPC server; what it submits runs when told to."""
 
-    def __init__(self, threads=1):
-        self.conf = mock.Mock(executor_thread_pool_size=threads)
+    def __init__(self):
         self.submitted = collections.deque()
         self.processed = []
         for method in ('start', 'stop', 'wait'):
@@ -45,12 +44,14 @@ class BoundTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
-        self.on_begin = mock.Mock()
-        self.bound = rpcserver.Bound(self.on_begin)
+        self.bound = rpcserver.Bound()
         # A listener thread that waits would not end.
         self.addCleanup(self.bound.lift)
         self.server = FakeServer()
-        self.bound.put_on(self.server)
+        self.wrap(self.server)
+
+    def wrap(self, server, on_begin=lambda: None):
+        return rpcserver.RPCServer(server, self.bound, on_begin=on_begin)
 
     def read(self, *messages, server=None):
         """Have a listener thread read messages.
@@ -84,13 +85,11 @@ class BoundTestCase(test.NoDBTestCase):
     def test_nothing_runs_before_it_is_open(self):
         self.read('one')
         self.wait_in_vain_for(lambda: self.server.submitted)
-        self.on_begin.assert_not_called()
-        self.bound.open()
+        self.bound.open(1)
         self.wait_for(lambda: self.server.submitted)
 
     def test_reads_no_more_than_there_are_threads(self):
-        self.bound.put_on(FakeServer(threads=2))
-        self.bound.open()
+        self.bound.open(2)
         thread = self.read('one', 'two')
         self.wait_for(lambda: len(self.server.submitted) == 2)
         self.assertTrue(self.bound.full)
@@ -103,7 +102,7 @@ class BoundTestCase(test.NoDBTestCase):
         self.assertFalse(self.bound.full)
 
     def test_order_is_kept(self):
-        self.bound.open()
+        self.bound.open(1)
         self.read(*range(10))
         for _n in range(10):
             self.wait_for(lambda: self.server.submitted)
@@ -112,8 +111,8 @@ class BoundTestCase(test.NoDBTestCase):
 
     def test_servers_share_it(self):
         other = FakeServer()
-        self.bound.put_on(other)
-        self.bound.open()
+        self.wrap(other)
+        self.bound.open(1)
         self.read('one')
         self.wait_for(lambda: self.server.submitted)
         self.read('two', server=other)
@@ -126,8 +125,8 @@ class BoundTestCase(test.NoDBTestCase):
         self.addCleanup(replied.set)
         server = FakeServer()
         server._process_incoming = lambda incoming: replied.wait(60)
-        self.bound.put_on(server)
-        self.bound.open()
+        self.wrap(server)
+        self.bound.open(1)
         self.read('one', server=server)
         self.wait_for(lambda: server.submitted)
         thread = threading.Thread(target=server.run_next)
@@ -138,20 +137,25 @@ class BoundTestCase(test.NoDBTestCase):
         self.assertFalse(self.bound.full)
 
     def test_begin_is_told_before_it_runs(self):
-        self.bound.open()
-        self.bound.begun = 0
-        self.on_begin.assert_not_called()
-        self.read('one')
-        self.wait_for(lambda: self.server.submitted)
-        self.on_begin.assert_called_once_with()
-        self.assertNotEqual(0, self.bound.begun)
+        began = []
+        server, probed = FakeServer(), FakeServer()
+        self.wrap(server, lambda: began.append(len(server.submitted)))
+        # What others ask does not tell how it is.
+        self.wrap(probed)
+        self.bound.open(2)
+        self.read('one', server=probed)
+        self.wait_for(lambda: probed.submitted)
+        self.assertEqual([], began)
+        self.read('one', server=server)
+        self.wait_for(lambda: server.submitted)
+        self.assertEqual([0], began)
 
     def test_failure_is_counted_off(self):
         server = FakeServer()
         server._process_incoming = mock.Mock(
             side_effect=test.TestingException)
-        self.bound.put_on(server)
-        self.bound.open()
+        self.wrap(server)
+        self.bound.open(1)
         self.read('one', server=server)
         self.wait_for(lambda: server.submitted)
         self.assertRaises(test.TestingException, server.run_next)
@@ -160,13 +164,13 @@ class BoundTestCase(test.NoDBTestCase):
     def test_pool_that_takes_nothing(self):
         server = FakeServer()
         server._on_incoming = mock.Mock(side_effect=RuntimeError)
-        self.bound.put_on(server)
-        self.bound.open()
+        self.wrap(server)
+        self.bound.open(1)
         self.assertRaises(RuntimeError, server._on_incoming, 'one')
         self.assertFalse(self.bound.full)
 
     def test_lifted(self):
-        self.bound.open()
+        self.bound.open(1)
         thread = self.read(*range(5))
         self.wait_for(lambda: self.server.submitted)
         self.bound.lift()
@@ -175,14 +179,14 @@ class BoundTestCase(test.NoDBTestCase):
 
     def test_lifted_while_it_starts(self):
         self.bound.lift()
-        self.bound.open()
+        self.bound.open(1)
         self.assertFalse(self.bound.full)
         self.read(*range(5)).join(10)
         self.assertEqual(5, len(self.server.submitted))
 
     def test_wait_until_idle(self):
         self.bound.wait_until_idle()
-        self.bound.open()
+        self.bound.open(1)
         self.read('one')
         self.wait_for(lambda: self.server.submitted)
         self.bound.wait_until_idle(0.01)
@@ -194,29 +198,29 @@ class BoundTestCase(test.NoDBTestCase):
         self.assertFalse(waiter.is_alive())
 
     def test_oslo_messaging_that_is_not_known(self):
-        server = mock.Mock(spec=['conf', 'start', 'stop', 'wait'])
-        self.bound.put_on(server)
+        server = mock.Mock(spec=['start', 'stop', 'wait'])
+        self.wrap(server)
         self.assertEqual(1, self.stdlog.logger.output.count(
             'a worker that is blocked goes on taking requests'))
 
     def test_oslo_messaging_whose_servers_know_a_limit(self):
-        server = mock.Mock(spec=['conf', 'limit', '_on_incoming'])
-        server.conf.executor_thread_pool_size = 2
+        server = mock.Mock(spec=['limit', '_on_incoming', 'wait'])
         hook = server._on_incoming
-        self.bound.put_on(server)
-        self.assertEqual(self.bound, server.limit)
+        on_begin = mock.Mock()
+        limit = self.wrap(server, on_begin)
+        self.assertIs(limit, server.limit)
         self.assertEqual(hook, server._on_incoming)
         # It is used as a semaphore.
-        self.assertFalse(self.bound.acquire(timeout=0.01))
-        self.on_begin.assert_not_called()
-        self.bound.open()
-        self.assertTrue(self.bound.acquire(timeout=0.01))
-        self.assertTrue(self.bound.acquire())
+        self.assertFalse(limit.acquire(timeout=0.01))
+        on_begin.assert_not_called()
+        self.bound.open(2)
+        self.assertTrue(limit.acquire(timeout=0.01))
+        self.assertTrue(limit.acquire())
         self.assertTrue(self.bound.full)
-        self.assertFalse(self.bound.acquire(timeout=0.01))
-        self.bound.release()
-        self.assertTrue(self.bound.acquire(timeout=0.01))
-        self.assertEqual(3, self.on_begin.call_count)
+        self.assertFalse(limit.acquire(timeout=0.01))
+        limit.release()
+        self.assertTrue(limit.acquire(timeout=0.01))
+        self.assertEqual(3, on_begin.call_count)
 
     def test_oslo_messaging_is_known(self):
         # Where it is not any more, another way has to be found.
@@ -231,8 +235,7 @@ class RPCServerTestCase(test.NoDBTestCase):
         inner = FakeServer()
         on_start = mock.Mock(
             side_effect=lambda: inner.start.assert_called_once_with())
-        server = rpcserver.RPCServer(
-            inner, rpcserver.Bound(mock.Mock()), on_start)
+        server = rpcserver.RPCServer(inner, rpcserver.Bound(), on_start)
         server.start()
         on_start.assert_called_once_with()
         server.wait()
@@ -242,7 +245,6 @@ class RPCServerTestCase(test.NoDBTestCase):
         # The bound is lifted before the listener is to stop, and what it has
         # read has run before the manager shuts down.
         order = mock.Mock()
-        order.server._on_incoming = order.server._process_incoming = None
         server = rpcserver.RPCServer(order.server, order.bound)
         order.reset_mock()
         server.stop()
