@@ -16,6 +16,7 @@ import collections
 import functools
 import threading
 import time
+import urllib.parse
 import uuid
 import zlib
 
@@ -24,8 +25,15 @@ import oslo_messaging
 from oslo_messaging import conffixture
 
 from lab import broker
+from lab import process
 
 TOPIC = 'scheduler'
+
+# Options in which all that use a broker have to agree, as both sides declare
+# the exchanges; and the prefetch, without which there are no streams.
+SHARED = ('amqp_durable_queues', 'rabbit_quorum_queue',
+          'rabbit_transient_quorum_queue', 'rabbit_stream_fanout',
+          'rabbit_qos_prefetch_count')
 
 # As nova's RequestContext.from_dict takes it.
 CONTEXT = {'user_id': 'lab', 'project_id': 'lab', 'is_admin': True,
@@ -49,11 +57,12 @@ def aggregate(name):
 class Client:
     """An RPC client of its own, apart from nova's configuration."""
 
-    def __init__(self, transport_url, topic=TOPIC):
+    def __init__(self, transport_url, topic=TOPIC, options=None):
         """Make it; it connects with its first call.
 
         :param transport_url: as oslo.messaging takes it
         :param topic: the topic to call
+        :param options: of RabbitMQ: option -> value
         """
         conf = cfg.ConfigOpts()
         conf([], project='lab', default_config_files=[],
@@ -62,8 +71,8 @@ class Client:
         # look for in the global configuration.
         conffixture.ConfFixture(conf)
         if transport_url.startswith('rabbit:'):
-            transport_url += '?rabbit_transient_queues_ttl=%d' % (
-                broker.QUEUE_TTL)
+            transport_url += '?' + urllib.parse.urlencode(dict(
+                options or {}, rabbit_transient_queues_ttl=broker.QUEUE_TTL))
         self.transport = oslo_messaging.get_rpc_transport(
             conf, url=transport_url)
         self.client = oslo_messaging.get_rpc_client(
@@ -218,6 +227,17 @@ class Callers:
             outcome for start, end, outcome in list(self._calls)
             if since <= end < until and start >= began)
         return Counts(*(found[name] for name in Counts._fields))
+
+    def wait_answered(self, count, timeout=120, log=None):
+        """Wait until more calls than that, begun from now on, were answered.
+
+        :param timeout: seconds
+        :param log: as for ``process.wait``
+        :raises LabError: when there are fewer in time
+        """
+        began = self.elapsed()
+        process.wait(lambda: self.counts(began=began).answered > count,
+                     timeout, 'more than %d answers' % count, log)
 
     def latencies(self, since=0, until=float('inf')):
         """The seconds that calls answered between two times took, sorted."""

@@ -18,6 +18,7 @@ the time: a connection that has hung for an hour proves nothing. So each is
 asked over a new one, within a time limit.
 """
 
+import errno
 import threading
 import time
 
@@ -32,6 +33,13 @@ from nova import rpc
 
 CONF = nova.conf.CONF
 
+# As a heartbeat, but of no record: a database that answers may yet take no
+# writes (a backup that locks the tables, a Galera node without a quorum).
+_WRITE = 'UPDATE services SET report_count = report_count WHERE id < 0'
+
+# This process has no file or memory left.
+_OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 class Inquiry:
     """Asks all that a worker depends on, one after the other, in a thread.
@@ -40,17 +48,21 @@ class Inquiry:
     :param timeout: seconds after which what has not answered is away
     :param then: called with an RPC client, whose connection is closed after
         that, once the message broker has taken a message
+    :ivar end: when all is known that it finds out, in seconds of
+        time.monotonic()
     """
 
     def __init__(self, topic, timeout, then):
-        self._end = time.monotonic() + timeout
+        self.end = time.monotonic() + timeout
         self._error = 'no answer'
         self._asks: list[tuple] = [
             ('the message broker', ask_broker, (topic, then))]
-        for name, options in (('the main database', CONF.database),
-                              ('the API database', CONF.api_database)):
+        for name, options, statement in (
+                ('the main database', CONF.database, _WRITE),
+                ('the API database', CONF.api_database, 'SELECT 1')):
             if options.connection:
-                self._asks.append((name, ask_database, (options, timeout)))
+                self._asks.append(
+                    (name, ask_database, (options, statement, timeout)))
         self._ended = False
         # A daemon, as it may take a while to give up.
         threading.Thread(target=self._run, daemon=True).start()
@@ -64,19 +76,26 @@ class Inquiry:
         except Exception as exc:
             # Whatever it is: a new process would not get on either.
             self._error = (str(exc).splitlines() or [repr(exc)])[0]
+            if _is_our_own(exc):
+                self._asks.clear()
         self._ended = True
 
     @property
-    def done(self):
-        """Whether it is known if something is away."""
-        return self._ended or time.monotonic() >= self._end
-
-    @property
     def outage(self):
-        """Once it is done: what is away, to be read; None if nothing is."""
-        for name, *_ask in self._asks[:1]:
-            return f'{name} does not answer: {self._error}'
+        """What is away, to be read; None if nothing is as far as is known."""
+        if self._ended or time.monotonic() >= self.end:
+            for name, *_ask in self._asks[:1]:
+                return f'{name} does not answer: {self._error}'
         return None
+
+
+def _is_our_own(exc):
+    """Whether an error is one that a new process would not have."""
+    while exc is not None:
+        if getattr(exc, 'errno', None) in _OUR_OWN:
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def ask_broker(topic, then=lambda client: None):
@@ -102,10 +121,11 @@ def ask_broker(topic, then=lambda client: None):
         transport.cleanup()
 
 
-def ask_database(options, timeout):
-    """Have a database answer over a new connection.
+def ask_database(options, statement, timeout):
+    """Have a database execute a statement over a new connection.
 
     :param options: the section of its options
+    :param statement: the SQL statement, which is rolled back
     :param timeout: seconds it may take; not all drivers know a limit
     :raises: what SQLAlchemy or the driver raises if it does not
     """
@@ -120,7 +140,7 @@ def ask_database(options, timeout):
             max(1, int(timeout)))
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=limits)
     with engine.connect() as connection:
-        connection.execute(sa.text('SELECT 1'))
+        connection.execute(sa.text(statement))
 
 
 def reconnect_time():

@@ -22,6 +22,7 @@ import time
 
 import ddt
 import kombu
+import sqlalchemy
 
 from lab import broker
 from lab import cloud as lab_cloud
@@ -91,8 +92,7 @@ class OutageTestCase(base.LabTestCase):
         with self.load(call) if call else contextlib.nullcontext() as load:
             if load:
                 # The first ones make connections and thread pools.
-                self.made.wait(lambda: load.counts().answered > 20, 60,
-                               f'answers before {what} is away')
+                load.wait_answered(20, 60, self.made.log)
             self.mark = len(self.scheduler.log())
             begin()
             over = time.monotonic() + seconds
@@ -111,9 +111,7 @@ class OutageTestCase(base.LabTestCase):
                     lambda: set(self.said('runs messages again')) ==
                     set(hosts), 10, f'{hosts} to run messages again')
             if load:
-                at = load.elapsed()
-                self.made.wait(lambda: load.counts(began=at).answered > 20,
-                               60, f'answers after {what} was away')
+                load.wait_answered(20, 60, self.made.log)
         self.check_nobody_was_replaced()
 
     def check_said(self, what, hosts, exactly):
@@ -214,6 +212,23 @@ class DatabaseOutageTestCase(OutageTestCase):
             self.check_outage('the main database', begin, box.restore,
                               DATABASE_BACK, self.client.schedule,
                               hangs=hangs)
+        self.check_from_here_on()
+
+    @ddt.data(*base.MODES)
+    def test_main_takes_no_writes(self, mode):
+        # As while a backup has locked its tables. Reads are answered.
+        self.begin(mode)
+        engine = sqlalchemy.create_engine(
+            base.shared_database().urls['main'],
+            poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            def execute(statement):
+                connection.execute(sqlalchemy.text(statement))
+
+            self.check_outage(
+                'the main database',
+                lambda: execute('LOCK TABLES services READ'),
+                lambda: execute('UNLOCK TABLES'), DATABASE_BACK)
         self.check_from_here_on()
 
     @ddt.data(*base.MODES)

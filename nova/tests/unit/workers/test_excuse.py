@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import errno
 from unittest import mock
 
 import ddt
@@ -51,14 +52,17 @@ class InquiryTestCase(test.NoDBTestCase):
 
     def test_nothing_is_away(self):
         self.begin()
-        self.assertFalse(self.inquiry.done)
         Thread.run()
-        self.assertTrue(self.inquiry.done)
         self.assertIsNone(self.inquiry.outage)
         self.ask_broker.assert_called_once_with('scheduler', self.then)
         self.assertEqual(
             ['sqlite://main', 'sqlite://api'],
             [call.args[0].connection
+             for call in self.ask_database.call_args_list])
+        # A heartbeat is written to the main database alone.
+        self.assertEqual(
+            ['UPDATE', 'SELECT'],
+            [call.args[1].split()[0]
              for call in self.ask_database.call_args_list])
         # And it does not become so by and by.
         self.now += 100
@@ -72,7 +76,6 @@ class InquiryTestCase(test.NoDBTestCase):
         getattr(self, function).side_effect = effects
         self.begin()
         Thread.run()
-        self.assertTrue(self.inquiry.done)
         self.assertEqual(f'{name} does not answer: no', self.inquiry.outage)
 
     def test_error_without_a_text(self):
@@ -82,12 +85,29 @@ class InquiryTestCase(test.NoDBTestCase):
         self.assertEqual('the message broker does not answer: TimeoutError()',
                          self.inquiry.outage)
 
+    @ddt.data(errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    def test_error_that_a_new_process_has_not(self, number):
+        def ask(*args):
+            try:
+                raise OSError(number, 'no more of them')
+            except OSError:
+                # As the drivers do.
+                raise RuntimeError('cannot connect')
+
+        for mock_ in (self.ask_broker, self.ask_database):
+            mock_.side_effect = ask
+            self.begin()
+            Thread.run()
+            self.assertIsNone(self.inquiry.outage)
+            self.now += 100
+            self.assertIsNone(self.inquiry.outage)
+            mock_.side_effect = None
+
     def test_silent(self):
         def hang(*args):
             self.now += 9
-            self.assertFalse(self.inquiry.done)
+            self.assertIsNone(self.inquiry.outage)
             self.now += 1
-            self.assertTrue(self.inquiry.done)
             self.assertEqual('the main database does not answer: no answer',
                              self.inquiry.outage)
 
@@ -132,12 +152,12 @@ class AskDatabaseTestCase(test.NoDBTestCase):
         return conf
 
     def test_database(self):
-        excuse.ask_database(self.options('sqlite://'), 5)
+        excuse.ask_database(self.options('sqlite://'), 'SELECT 1', 5)
 
     def test_refused(self):
         self.assertRaises(
             excuse.sa.exc.OperationalError, excuse.ask_database,
-            self.options('sqlite:////no/such/folder/file'), 5)
+            self.options('sqlite:////no/such/folder/file'), 'SELECT 1', 5)
 
     @ddt.data((0.4, 1), (5.5, 5))
     @ddt.unpack
@@ -145,7 +165,7 @@ class AskDatabaseTestCase(test.NoDBTestCase):
         with mock.patch.object(excuse.sa, 'create_engine') as create:
             excuse.ask_database(self.options(
                 'mysql+pymysql://u:p@h/nova?charset=utf8', 'ssl_ca=ca.pem'),
-                timeout)
+                'SELECT 1', timeout)
         self.assertEqual(
             'mysql+pymysql://u:p@h/nova?charset=utf8&ssl_ca=ca.pem',
             create.call_args.args[0].render_as_string(hide_password=False))
