@@ -17,6 +17,7 @@ manager is built, and casts keep it true from then on. But it is the parent of
 the workers that builds the manager, and the parent gets no casts.
 """
 
+import threading
 import time
 
 # When the parent read it, as workers are forked from it.
@@ -28,13 +29,36 @@ _READ = time.monotonic()
 _INSTANCES_ARE_GOOD = 60
 
 
-def refresh(host_manager):
-    """Read again what may have changed.
+def at_first_use(manager):
+    """Have a manager read again, before it uses it, what may have changed.
 
     To be called when casts reach this process, and before it runs the first.
+    Costs nothing until a request or a cast needs it, so that idle workers do
+    not each connect to the API database. If it fails, so does that request,
+    and the next one tries again.
 
-    :param host_manager: the nova.scheduler.host_manager.HostManager
+    :param manager: the nova.scheduler.manager.SchedulerManager
     """
+    manager.host_manager = _Stale(manager)
+
+
+class _Stale:
+    """Takes the place of a manager's host_manager until somebody uses it."""
+
+    def __init__(self, manager):
+        self._manager = manager
+        self._host_manager = manager.host_manager
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name):
+        with self._lock:
+            if self._manager.host_manager is self:
+                _refresh(self._host_manager)
+                self._manager.host_manager = self._host_manager
+        return getattr(self._host_manager, name)
+
+
+def _refresh(host_manager):
     host_manager.refresh_cells_caches()
     host_manager.aggs_by_id.clear()
     host_manager.host_aggregates_map.clear()
