@@ -51,6 +51,9 @@ LOG = logging.getLogger(__name__)
 # worker that reads no more holds so many requests until its process ends.
 PREFETCH_COUNT = 2
 
+# Seconds for a probe of the node address to be answered at a stop.
+NODE_STOP_TIME = 0.5
+
 
 class Worker(service.ServiceBase):
     """Worker ``number`` of ``workers``: a Service bound to its worker host.
@@ -95,10 +98,13 @@ class Worker(service.ServiceBase):
             return
         if self.slot is not None:
             self.slot.close()
-        node_address = threading.Thread(target=self._stop_node_address)
+        node_address = threading.Thread(
+            target=self._stop_node_address, daemon=True)
         node_address.start()
         self.server.stop()
-        node_address.join()
+        # A listener that has nothing to read may notice after seconds only.
+        # What the broker has sent to it goes back when the process ends.
+        node_address.join(NODE_STOP_TIME)
 
     def _stop_node_address(self):
         if self._node_rpcserver is None:

@@ -112,6 +112,19 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertEqual(['service', 'node address'], order)
         self.rpcserver.return_value.wait.assert_called_once_with()
 
+    def test_node_address_that_takes_long_to_stop(self):
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.launcher.NODE_STOP_TIME', 0.01))
+        ended = threading.Event()
+        self.addCleanup(ended.set)
+        self.rpcserver.return_value.stop.side_effect = (
+            lambda: ended.wait(60))
+        worker = launcher.Worker(self.server, 2, 3)
+        worker.start()
+        worker.stop()
+        self.server.stop.assert_called_once_with()
+        self.rpcserver.return_value.wait.assert_not_called()
+
     def test_stopped_before_the_node_address_is_served(self):
         worker = launcher.Worker(self.server, 2, 3)
         self.server.start.side_effect = worker.stop
