@@ -61,7 +61,8 @@ SUITES = {
     'functional': (('tree', (OWN['functional'],)),),
     'nova': (('tree', NOVA),),
     'integration': (('here', ('tests/integration',)),),
-    # Measures rates, so nothing else shall run beside it.
+    # Measures rates or calls at full speed, so nothing else shall run beside
+    # it.
     'stuck': (('here', ('tests/stuck',)),),
 }
 
@@ -81,6 +82,9 @@ def _print(line):
 def run_suite(name, release, tree, python, args=()):
     """Run one suite and return its Result; one with no tests has failed."""
     total = suites.Result()
+    if name in ('integration', 'stuck'):
+        # Some of it runs nova with the other bases.
+        build_others(release)
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
@@ -107,16 +111,24 @@ def _run(label, root, names, python, modes, options, extra=None):
     return total
 
 
+def build_others(release):
+    """Build the other bases of a release that have a series.
+
+    Returns each with its tree.
+    """
+    return [(other, series.build(other))
+            for other in changes.releases()[release.name].values()
+            if other.base != changes.NOVA and other.folder.is_dir()]
+
+
 def run_companion(release, tree, python, args=()):
     """Run other bases' own unit tests of what their series edit."""
     total = suites.Result()
-    for other in changes.releases()[release.name].values():
-        if other.base != changes.NOVA and other.folder.is_dir():
-            built = series.build(other)
-            extra = environment.extra(python, other.extra_lock(other.base))
-            for kind, names in check.touched(other, built).items():
-                total += _run(f'companion-{kind}', built, names, python,
-                              (None,), args, extra)
+    for other, built in build_others(release):
+        extra = environment.extra(python, other.extra_lock(other.base))
+        for kind, names in check.touched(other, built).items():
+            total += _run(f'companion-{kind}', built, names, python,
+                          (None,), args, extra)
     return total
 
 
@@ -147,13 +159,17 @@ def run_short(release, tree, python):
 
 def run_all(release, tree, python):
     """Run all tests of a release, and what is short of all others."""
+    runs = []
+    # All are there first, as it is upgraded from another one to this one.
+    for other in map(changes.release, changes.releases()):
+        if other.name != release.name:
+            runs.append((other, series.build(other),
+                         environment.ensure(other.name)))
+            build_others(other)
     total = run_test(release, tree, python)
-    for name in changes.releases():
-        if name != release.name:
-            other = changes.release(name)
-            say(f'== {name}')
-            total += run_short(other, series.build(other),
-                               environment.ensure(name))
+    for run in runs:
+        say(f'== {run[0].name}')
+        total += run_short(*run)
     return total
 
 

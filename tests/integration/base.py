@@ -36,6 +36,8 @@ REPORT_INTERVAL = 2
 SERVICE_DOWN_TIME = 6
 WORKER_TIMEOUT = 10
 CALL_TIMEOUT = 5
+# Until a record is down, and until somebody has looked at it since.
+RETIRED = 2 * SERVICE_DOWN_TIME + REPORT_INTERVAL + 15
 
 # A request that fills pools, and not the one that probes make.
 WORK = 'delete_aggregate'
@@ -110,11 +112,39 @@ def shared_database(server=None, transport_url=None):
     return _databases[key]
 
 
-@functools.cache
-def stock_tree():
-    """A folder with nova as it is without the series, to run beside it."""
-    tree = os.path.dirname(os.path.dirname(
+def _tree():
+    """The built tree of nova."""
+    return os.path.dirname(os.path.dirname(
         importlib.util.find_spec('nova').origin))
+
+
+def companion(tree=None):
+    """The built tree of the companion.
+
+    :param tree: the built tree of nova that it is for; that of all tests if
+        None
+    """
+    return (tree or _tree()) + '-oslo.messaging'
+
+
+def release(name):
+    """The built tree of nova for another release, and its programs.
+
+    :returns: two folders; or None if they have not been made
+    """
+    build = os.path.dirname(_tree())
+    found = tuple(os.path.join(build, *parts)
+                  for parts in ((name,), ('env', name, 'bin')))
+    return found if all(map(os.path.isdir, found)) else None
+
+
+@functools.cache
+def stock_tree(tree=None):
+    """A folder with nova as it is without the series, to run beside it.
+
+    :param tree: a built tree of nova; that of all tests if None
+    """
+    tree = tree or _tree()
     folder = tempfile.TemporaryDirectory(prefix='lab-stock-')
     atexit.register(folder.cleanup)
     archive = subprocess.run(
