@@ -26,6 +26,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import signal
 import statistics
 import sys
@@ -40,6 +41,7 @@ from lab import database
 from lab import LabError
 from lab import process
 from lab import proxy
+from lab import restarts as lab_restarts
 from lab import rpc
 
 CALLERS = 8
@@ -79,15 +81,18 @@ def kinds(args):
         yield 'series', None, {}
 
 
-def start_cloud(args, stack):
-    """A cloud with a broker of its own, ended with the stack."""
+def start_cloud(args, stack, conf=None):
+    """A cloud with a broker of its own, ended with the stack.
+
+    :param conf: configuration of all schedulers
+    """
     if not broker.PrivateBroker.available():
         raise LabError('no RabbitMQ is installed')
     private = stack.enter_context(broker.PrivateBroker())
     if args.delay:
         private = stack.enter_context(
             proxy.delayed(private, args.delay / 1000))
-    return stack.enter_context(cloud.Cloud(private))
+    return stack.enter_context(cloud.Cloud(private, conf=conf))
 
 
 @contextlib.contextmanager
@@ -274,7 +279,9 @@ def measure_stop(made, args, tree, conf):
         with contextlib.ExitStack() as stack:
             scheduler = stack.enter_context(serving(made, args, tree, conf))
             if name == 'idle':
-                time.sleep(WARM_UP)
+                # An idle listener of oslo.messaging looks up every five
+                # seconds, so it depends on when it is told to stop.
+                time.sleep(WARM_UP + random.uniform(5, 10))
             else:
                 stack.enter_context(calling(made, TIMEOUT))
             began = time.monotonic()
@@ -283,6 +290,38 @@ def measure_stop(made, args, tree, conf):
                          'nova-scheduler to end', scheduler.log)
             row[f'{name}, s'] = time.monotonic() - began
     return row
+
+
+def restarts(args, stack):
+    """calls that are lost where workers stop; two nodes, 3 and 1 workers"""
+    made = start_cloud(args, stack, merged(*args.set))
+    for name, tree, conf in kinds(args):
+        for suffix, packages in (('', ()), (' with the companion',
+                                            (args.companion,))):
+            yield Variant(name + suffix, functools.partial(
+                measure_restarts, made, args, tree, conf, packages))
+
+
+def measure_restarts(made, args, tree, conf, packages):
+    row = dict.fromkeys(lab_restarts.Nodes.EVENTS.values(), 0)
+    nodes = lab_restarts.Nodes(made, args.mode, tree=tree, conf=conf,
+                               packages=packages)
+    answered = 0
+    for event, name in lab_restarts.Nodes.EVENTS.items():
+        for _time in range(args.times):
+            with calling(made, 12, rpc.Client.work) as callers:
+                getattr(nodes, event)()
+                process.wait(
+                    lambda: callers.counts().answered >= args.calls, 600,
+                    f'{args.calls} answers', made.log)
+            counts = callers.counts()
+            row[name] += counts.lost + counts.failed
+            answered += counts.answered
+            if event == 'scale_down':
+                nodes.scale_up()
+    nodes.stop()
+    return {f'{name}, lost': lost for name, lost in row.items()
+            } | {'calls answered': answered}
 
 
 def compared(args, stack, measure):
@@ -295,7 +334,8 @@ def compared(args, stack, measure):
 
 
 MEASUREMENTS = {measurement.__name__: measurement
-                for measurement in (stuck, slow, healthy, start, stop)}
+                for measurement in (stuck, slow, healthy, start, stop,
+                                    restarts)}
 
 
 def run(variants, rounds):
@@ -349,6 +389,15 @@ def at_least(least):
     return number
 
 
+def setting(text):
+    """Configuration from SECTION.OPTION=VALUE, as argparse takes it."""
+    name, found, value = text.partition('=')
+    section, _, option = name.partition('.')
+    if not (section and option and found):
+        raise ValueError
+    return {section: {option: value}}
+
+
 def parse():
     parser = argparse.ArgumentParser(
         prog='python -m lab.bench', description=__doc__.splitlines()[0])
@@ -386,6 +435,18 @@ def parse():
         if measurement is healthy:
             command.add_argument('--nodes', type=at_least(1), default=50,
                                  metavar='N', help='number of compute nodes')
+        if measurement is restarts:
+            command.add_argument('--companion', required=True, metavar='TREE',
+                                 help='folder of the built oslo.messaging')
+            command.add_argument('--times', type=at_least(1), default=1,
+                                 metavar='N', help='of each in a round')
+            command.add_argument('--calls', type=at_least(1), default=5000,
+                                 metavar='N', help='answered around each')
+            command.add_argument('--set', nargs='*', default=[], type=setting,
+                                 metavar='SECTION.OPTION=VALUE',
+                                 help='configuration of all')
+            command.add_argument('--only', metavar='VARIANT',
+                                 help='leave out all others')
     args = parser.parse_args()
     if (not os.path.isdir(os.path.join(args.stock, 'nova'))
             or cloud.has_worker_hosts(args.stock)):
@@ -399,6 +460,11 @@ def main():
     args = parse()
     with contextlib.ExitStack() as stack:
         variants = list(MEASUREMENTS[args.command](args, stack))
+        if getattr(args, 'only', None):
+            variants = [variant for variant in variants
+                        if variant.name == args.only]
+            if not variants:
+                raise LabError(f'--only is {args.only}, which is no variant')
         results = run(variants, args.rounds)
     print(json.dumps(results) if args.json else table(variants, results))
 

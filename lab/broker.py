@@ -12,7 +12,6 @@
 
 """RabbitMQ: looking at queues over AMQP, and a broker of one's own."""
 
-import contextlib
 import os
 import subprocess
 import tempfile
@@ -88,12 +87,12 @@ class Broker:
 
         :raises OSError: when the broker cannot be reached
         """
-        with self._connection() as connection:
-            for name in names:
-                channel = connection.channel()
-                with contextlib.suppress(amqp.exceptions.PreconditionFailed):
-                    channel.queue_delete(queue=name, if_unused=True)
-                    channel.close()
+        # Quorum queues cannot be deleted on condition that they are unused.
+        unused = [name for name, found in zip(names, self.queues(names))
+                  if found and not found[1]]
+        with self._connection() as connection, connection.channel() as channel:
+            for name in unused:
+                channel.queue_delete(queue=name)
 
 
 class PrivateBroker(Broker, process.PrivateServer):

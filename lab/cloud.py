@@ -167,6 +167,15 @@ class Scheduler(process.Child):
         """Have it read its configuration again."""
         self.process.send_signal(signal.SIGHUP)
 
+    def hups_taken(self):
+        """How many times a worker said that it took a SIGHUP.
+
+        In the eventlet mode, where its process stays.
+        """
+        # oslo.service of 2025.1 takes it for SIG_UNBLOCK, which is 1 too.
+        return len(re.findall('Child caught SIG(HUP|_UNBLOCK), handling',
+                              self.log()))
+
     def queue_names(self):
         """The names of the queues it may leave on the broker."""
         names = ['scheduler', 'scheduler.' + self.node]
@@ -276,7 +285,8 @@ class Cloud:
         }
 
     def scheduler(self, node='scheduler-node-1', workers=3, mode=None,
-                  tree=None, conf=None, env=None, hosts=None):
+                  tree=None, conf=None, env=None, hosts=None, packages=(),
+                  programs=None):
         """Start a nova-scheduler; ``wait_ready`` waits until it serves.
 
         :param node: the value of ``[DEFAULT] host``
@@ -287,6 +297,9 @@ class Cloud:
         :param env: more environment variables
         :param hosts: whether its workers have worker hosts; by default,
             whether the tree has the series
+        :param packages: folders with packages to use in place of the
+            installed ones, the companion say
+        :param programs: folder of the programs of another environment
         :returns: ``Scheduler``
         """
         if hosts is None:
@@ -295,10 +308,12 @@ class Cloud:
                                 {'scheduler': {'workers': workers}},
                                 self.conf, conf or {})
         env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
-        env['PYTHONPATH'] = lab_database.nova_path(tree, lab_faults.INJECT)
+        env['PYTHONPATH'] = lab_database.nova_path(
+            tree, lab_faults.INJECT, *packages)
         scheduler = Scheduler(
             self, node, workers, hosts,
-            [lab_database.program('nova-scheduler'), '--config-file', path],
+            [lab_database.program('nova-scheduler', programs),
+             '--config-file', path],
             os.path.join(self.folder, node + '.log'), env)
         self._stack.enter_context(scheduler)
         self.schedulers.append(scheduler)
@@ -331,7 +346,9 @@ class Cloud:
 
     def client(self):
         """An RPC client of its own; close it, or use it in a ``with``."""
-        return rpc.Client(self.broker.transport_url)
+        rabbit = self.conf.get('oslo_messaging_rabbit', {})
+        return rpc.Client(self.broker.transport_url, options={
+            name: rabbit[name] for name in rpc.SHARED if name in rabbit})
 
     def services(self, deleted=False):
         """The records of nova-scheduler; see ``Database.services``."""

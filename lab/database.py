@@ -44,9 +44,12 @@ QUERY = sqlalchemy.select(*COLUMNS).select_from(
     sqlalchemy.table('services', *COLUMNS)).order_by('host', 'binary')
 
 
-def program(name):
-    """The path of a program of the environment the lab runs in."""
-    return os.path.join(os.path.dirname(sys.executable), name)
+def program(name, folder=None):
+    """The path of a program.
+
+    :param folder: where it is; by default, in the environment the lab runs in
+    """
+    return os.path.join(folder or os.path.dirname(sys.executable), name)
 
 
 def nova_path(tree=None, *more):
@@ -293,6 +296,11 @@ class Database:
 
     def reset(self):
         """Forget all services and hosts, as if nothing had run before."""
-        self.execute('main', 'DELETE FROM services')
-        for table in ('host_mappings', 'aggregates'):
-            self.execute('api', 'DELETE FROM ' + table)
+        for database, tables in (
+                ('main', ('services', 'compute_nodes')),
+                ('api', ('host_mappings', 'aggregates')),
+                ('placement', ('allocations', 'consumers', 'inventories',
+                               'resource_provider_traits',
+                               'resource_providers'))):
+            for table in tables:
+                self.execute(database, 'DELETE FROM ' + table)

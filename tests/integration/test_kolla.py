@@ -19,7 +19,6 @@ from pathlib import Path
 import subprocess
 import sys
 import sysconfig
-from unittest import mock
 
 import fixtures
 
@@ -84,10 +83,8 @@ class KollaTestCase(base.LabTestCase):
                     env={**os.environ, 'PYTHONPATH': database.nova_path()},
                     cwd=image).strip()))
         cloud = self.cloud()
-        with mock.patch.object(database, 'program',
-                               lambda name: str(venv / 'bin' / name)):
-            scheduler = self.start(cloud, workers=2, hosts=True,
-                                   mode=base.MODES[0])
+        scheduler = self.start(cloud, workers=2, hosts=True,
+                               mode=base.MODES[0], programs=venv / 'bin')
         hosts = {scheduler.worker_host(n) for n in (1, 2)}
         self.assertEqual(hosts, {r.host for r in cloud.services()})
         self.assertEqual([1, 2], sorted(scheduler.workers()))

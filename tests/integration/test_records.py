@@ -20,8 +20,6 @@ import ddt
 from tests.integration import base
 
 NODE = base.NODE
-# Until a record is down, and until somebody has looked at it since.
-RETIRED = 2 * base.SERVICE_DOWN_TIME + base.REPORT_INTERVAL + 15
 
 
 def workers_of(node, workers):
@@ -45,7 +43,7 @@ class RecordsTestCase(base.LabTestCase):
 
     def wait_records(self, *hosts):
         expected = set().union(*hosts)
-        self.made.wait(lambda: self.present() == expected, RETIRED,
+        self.made.wait(lambda: self.present() == expected, base.RETIRED,
                        f'the records to be those of {sorted(expected)}')
 
     def retired(self, scheduler):
