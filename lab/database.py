@@ -302,5 +302,8 @@ class Database:
                 ('placement', ('allocations', 'consumers', 'inventories',
                                'resource_provider_traits',
                                'resource_providers'))):
-            for table in tables:
-                self.execute(database, 'DELETE FROM ' + table)
+            with self._begin(database) as connection:
+                # The rows of a table may refer to each other.
+                connection.exec_driver_sql('SET FOREIGN_KEY_CHECKS = 0')
+                for table in tables:
+                    connection.exec_driver_sql('DELETE FROM ' + table)

@@ -44,7 +44,6 @@ NOVA = (
     'nova/tests/unit/test_service.py',
     'nova/tests/unit/test_conf.py',
     'nova/tests/unit/cmd',
-    'nova/tests/unit/conductor',
     'nova/tests/unit/conf',
     'nova/tests/unit/scheduler',
     'nova/tests/unit/servicegroup',
