@@ -124,11 +124,13 @@ class PrivateBroker(Broker, process.PrivateServer):
     def ctl(self, *arguments):
         """Run rabbitmqctl on it.
 
+        :returns: the lines that it prints
         :raises subprocess.CalledProcessError: when it fails
         """
-        subprocess.run([CTL, '--quiet', *arguments], check=True,
-                       env=dict(os.environ, **self._env()),
-                       stdout=subprocess.DEVNULL)
+        return subprocess.run(
+            [CTL, '--quiet', *arguments], check=True, text=True,
+            env=dict(os.environ, **self._env()),
+            stdout=subprocess.PIPE).stdout.splitlines()
 
     def _env(self):
         return {

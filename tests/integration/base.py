@@ -46,6 +46,12 @@ CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                     'service_down_time': SERVICE_DOWN_TIME,
                     'periodic_fuzzy_delay': 0}}
 
+# As kolla-ansible sets it; RabbitMQ 3.10 has what they need.
+KOLLA = {'oslo_messaging_rabbit': {
+    'rabbit_quorum_queue': True, 'rabbit_transient_quorum_queue': True,
+    'rabbit_stream_fanout': True, 'use_queue_manager': True,
+    'rabbit_qos_prefetch_count': 50}}
+
 _databases = {}
 
 

@@ -162,6 +162,45 @@ class RecordsTestCase(base.LabTestCase):
             self.assertIn(' WARNING ', found[0])
         self.assertNotIn('Traceback', scheduler.log())
 
+    def test_clean_up_jobs_of_deployments(self):
+        scheduler = self.run_scheduler(3)
+        hosts = self.hosts(scheduler)
+
+        def clean_up(chosen):
+            # As DELETE /os-services does it.
+            for host in chosen:
+                self.made.database.execute(
+                    'main', 'UPDATE services SET deleted = id, '
+                    f"deleted_at = UTC_TIMESTAMP() WHERE host = '{host}' "
+                    'AND deleted = 0')
+            self.assertEqual(hosts - set(chosen), self.present())
+
+        def check_back(times):
+            self.wait_up(self.made, scheduler, 2 * base.REPORT_INTERVAL + 5)
+            for host in hosts:
+                self.assertEqual(times, len(re.findall(
+                    rf'WARNING .*{host} was deleted while the worker is '
+                    'alive', scheduler.log())))
+
+        # nova-operator: all whose last number is not below that of the
+        # replicas, be they up or down.
+        replicas = 1
+        clean_up([host for host in sorted(hosts)
+                  if int(host.rpartition('-')[2]) >= replicas])
+        check_back(1)
+
+        # openstack-helm, Atmosphere: all that are down.
+        workers = scheduler.workers().values()
+        for worker in workers:
+            self.made.faults.stop(worker)
+        self.made.wait(lambda: not self.up(self.made), 30,
+                       'all records to be down')
+        clean_up(hosts)
+        for worker in workers:
+            self.made.faults.resume(worker)
+        check_back(2)
+        self.assertNotIn('Traceback', scheduler.log())
+
     def refused(self, node, running, mode):
         """A node does not start beside another, and says why in one line."""
         with self.made.scheduler(node=node, workers=2, mode=mode) as refused:

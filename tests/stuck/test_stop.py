@@ -35,12 +35,6 @@ RESTART = 120
 # Calls answered around each event. The lab asks for more.
 CALLS = 300
 
-# As kolla-ansible sets it; RabbitMQ 3.10 has what they need.
-KOLLA = {'oslo_messaging_rabbit': {
-    'rabbit_quorum_queue': True, 'rabbit_transient_quorum_queue': True,
-    'rabbit_stream_fanout': True, 'use_queue_manager': True,
-    'rabbit_qos_prefetch_count': 50}}
-
 
 @ddt.ddt
 class StopTestCase(base.LabTestCase):
@@ -75,7 +69,7 @@ class StopTestCase(base.LabTestCase):
     def test_nothing_is_lost_with_the_settings_of_kolla(self):
         # The exchanges of other tests are not durable.
         private = self.enterContext(broker.PrivateBroker())
-        self.check_events('threading', KOLLA, private)
+        self.check_events('threading', base.KOLLA, private)
 
     @ddt.data(*base.MODES)
     def test_request_under_way(self, mode):

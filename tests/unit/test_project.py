@@ -31,7 +31,7 @@ import changes  # noqa: E402
 import run  # noqa: E402
 
 BLUEPRINT = 'scheduler-worker-hosts'
-# Reviewers are promised no more.
+# Of code. Reviewers are promised no more.
 MOST_EDITED_LINES = 80
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',
@@ -173,8 +173,10 @@ class TestSeries(testtools.TestCase):
         self.assertEqual(set(), there - added)
 
     def test_edits_are_small(self):
-        lines = [line for change in self.changes
-                 for line in change.patch.splitlines()
+        edits = [edit for change in self.changes
+                 for edit in change.patch.split('diff --git ')
+                 if not edit.startswith('a/doc/')]
+        lines = [line for edit in edits for line in edit.splitlines()
                  if re.match(r'[+-](?!(\+\+|--) )', line)]
         self.assertLess(len(lines), MOST_EDITED_LINES)
 

@@ -1,0 +1,88 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""nova.cmd.worker_probe with real processes and a real broker."""
+
+import os
+import subprocess
+import sys
+
+import ddt
+
+from lab import broker
+from tests.integration import base
+
+# It looks at processes, and other tests run beside this one.
+NODE = 'probed-node'
+
+
+@ddt.ddt
+class ProbeTestCase(base.LabTestCase):
+
+    def probe(self, made, *args):
+        """The return code, what is wrong, and how many answered."""
+        done = subprocess.run(
+            [sys.executable, '-m', 'nova.cmd.worker_probe', '--config-file',
+             os.path.join(made.folder, NODE + '.conf'), *args],
+            text=True, capture_output=True, timeout=60)
+        return done.returncode, done.stderr, done.stdout
+
+    def check_states(self, made, **kwargs):
+        scheduler = self.start(made, node=NODE, workers=3, **kwargs)
+        self.assertEqual((0, '', '3 of 3 answered\n'), self.probe(made))
+
+        worker = scheduler.workers()[2]
+        made.faults.stop(worker)
+        self.assertEqual(
+            (1, f'{NODE}-worker-2: stuck: process {worker.pid} is there and '
+             f'did not answer in 2 seconds\n', '2 of 3 answered\n'),
+            self.probe(made, '--timeout', '2'))
+
+        # Its parent does not start it again.
+        made.faults.stop(scheduler.process)
+        worker.kill()
+        self.assertEqual(
+            (6, f'{NODE}-worker-2: down: nova-scheduler runs and this worker '
+             'does not\n', '2 of 3 answered\n'),
+            self.probe(made, '--timeout', '2'))
+
+    @ddt.data(*base.MODES)
+    def test_states(self, mode):
+        self.check_states(self.cloud(), mode=mode)
+
+    def test_states_with_the_settings_of_kolla(self):
+        # The exchanges of other tests are not durable.
+        private = self.enterContext(broker.PrivateBroker())
+        self.check_states(self.cloud(base.KOLLA, private))
+
+    def test_blocked(self):
+        made = self.cloud({'DEFAULT': {'executor_thread_pool_size': 2}})
+        scheduler = self.start(made, node=NODE, workers=2)
+        client = self.enterContext(made.client())
+        self.block(made, scheduler, client, 2, 1)
+        code, told, answered = self.probe(made, '--timeout', '2')
+        self.assertEqual((1, '1 of 2 answered\n'), (code, answered))
+        self.assertIn(f'{NODE}-worker-1: stuck: ', told)
+
+    def test_broker_away(self):
+        box, url = self.middlebox(base.rabbitmq().transport_url)
+        made = self.cloud({'DEFAULT': {'transport_url': url}})
+        self.start(made, node=NODE, workers=2)
+        for fault, told in ((box.refuse, 'cannot be reached: '),
+                            (box.hold_published, 'takes no message\n'),
+                            (box.silence, 'takes no message\n')):
+            fault()
+            code, stderr, _answered = self.probe(made, '--timeout', '2')
+            self.assertEqual(5, code)
+            self.assertIn(f'{NODE}-worker-1: the message broker {told}',
+                          stderr)
+            box.restore()
