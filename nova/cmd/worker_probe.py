@@ -25,10 +25,18 @@ import socket
 import sys
 import threading
 import time
+import warnings
+
+if __name__ == '__main__':
+    # What its imports warn of would stand before what it has to say.
+    warnings.simplefilter('ignore')
 
 from oslo_config import cfg
 import oslo_messaging as messaging
 import psutil
+
+# Some of oslo.messaging looks for its options there.
+CONF = cfg.CONF
 
 BINARY = 'nova-scheduler'
 TOPIC = 'scheduler'
@@ -47,7 +55,9 @@ BROKER_TIMEOUT = 5
 # What each probe costs the broker: one queue, which it deletes with the
 # connection; and no heartbeats, whose end would have to be waited for.
 _RABBIT = {'heartbeat_timeout_threshold': 0, 'use_queue_manager': False,
-           'rabbit_transient_quorum_queue': False}
+           'rabbit_transient_quorum_queue': False,
+           # It demands them, and there are no fanouts here.
+           'rabbit_stream_fanout': False}
 
 
 def main(argv=None):
@@ -59,15 +69,15 @@ def main(argv=None):
     # What oslo.messaging has to say is told in one line.
     logging.disable()
     try:
-        conf = _configuration(argv)
-        hosts = [f'{conf.host}-worker-{n}' for n in range(
-            1, (conf.scheduler.workers or os.cpu_count()) + 1)]
-        client = _client(conf)
+        _configure(argv)
+        hosts = [f'{CONF.host}-worker-{n}' for n in range(
+            1, (CONF.scheduler.workers or os.cpu_count()) + 1)]
+        client = _client()
     except (cfg.Error, messaging.MessagingException, ValueError) as exc:
         print(f'The configuration is not valid: {_one_line(exc)}',
               file=sys.stderr)
         return BAD_USAGE
-    errors = _ping(client, hosts, conf.timeout)
+    errors = _ping(client, hosts, CONF.timeout)
     for host in hosts:
         if host in errors:
             print(f'{host}: {errors[host][1]}', file=sys.stderr)
@@ -78,28 +88,26 @@ def main(argv=None):
                  if code in codes), OK)
 
 
-def _configuration(argv):
-    """The little of nova's configuration that is needed."""
-    conf = cfg.ConfigOpts()
-    conf.register_cli_opt(cfg.FloatOpt(
+def _configure(argv):
+    """Read the little of nova's configuration that is needed."""
+    CONF.register_cli_opt(cfg.FloatOpt(
         'timeout', default=5, min=0.1,
         help='Seconds to wait for an answer.'))
-    conf.register_opt(cfg.StrOpt('host', default=socket.gethostname()))
-    conf.register_opt(
+    CONF.register_opt(cfg.StrOpt('host', default=socket.gethostname()))
+    CONF.register_opt(
         cfg.IntOpt('workers', min=0, deprecated_name='scheduler_workers',
                    deprecated_group='DEFAULT'), 'scheduler')
     messaging.set_transport_defaults('nova')
-    conf(argv, project='nova', prog='nova-worker-probe',
+    CONF(argv, project='nova', prog='nova-worker-probe',
          description=__doc__.partition('\n')[0])
-    return conf
 
 
-def _client(conf):
-    transport = messaging.get_rpc_transport(conf)
-    if 'oslo_messaging_rabbit' in conf:
+def _client():
+    transport = messaging.get_rpc_transport(CONF)
+    if 'oslo_messaging_rabbit' in CONF:
         for name, value in _RABBIT.items():
-            if name in conf.oslo_messaging_rabbit:
-                conf.set_override(name, value, 'oslo_messaging_rabbit')
+            if name in CONF.oslo_messaging_rabbit:
+                CONF.set_override(name, value, 'oslo_messaging_rabbit')
     return messaging.get_rpc_client(transport, messaging.Target(
         topic=TOPIC, namespace='baseapi', version='1.1'))
 
@@ -109,9 +117,10 @@ def _ping(client, hosts, timeout):
 
     :returns: a dict of worker hosts that did not: to a return code and a line
     """
-    # A client waits for as long as it takes for a broker to take a message.
-    errors = dict.fromkeys(
-        hosts, (NO_BROKER, 'the message broker takes no message'))
+    # A client waits for as long as it takes for a broker that is not there.
+    errors = dict.fromkeys(hosts, (
+        NO_BROKER, 'the message broker cannot be reached, or takes no '
+                   'messages'))
 
     def ask(host):
         try:
@@ -121,8 +130,8 @@ def _ping(client, hosts, timeout):
         except messaging.MessagingTimeout:
             errors[host] = None
         except Exception as exc:
-            errors[host] = (NO_BROKER, 'the message broker cannot be '
-                                       f'reached: {_one_line(exc)}')
+            errors[host] = (NO_BROKER, 'the message broker does not take the '
+                                       f'message: {_one_line(exc)}')
 
     # Daemons, so that one which hangs does not keep the process.
     threads = [threading.Thread(target=ask, args=(host,), daemon=True)

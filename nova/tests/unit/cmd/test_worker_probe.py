@@ -19,6 +19,7 @@ from unittest import mock
 
 import ddt
 import fixtures
+from oslo_config import cfg
 import oslo_messaging as messaging
 
 from nova.cmd import worker_probe
@@ -34,6 +35,9 @@ class WorkerProbeTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        # nova's has the options already.
+        self.useFixture(fixtures.MockPatchObject(
+            worker_probe, 'CONF', cfg.ConfigOpts()))
         # It would do so for all tests of this process.
         self.useFixture(fixtures.MockPatchObject(
             worker_probe.logging, 'disable'))
@@ -110,7 +114,7 @@ class WorkerProbeTestCase(test.NoDBTestCase):
         code, out, err = self.probe()
         self.assertEqual((5, '0 of 3 answered\n'), (code, out))
         self.assertEqual(
-            'n-worker-1: the message broker cannot be reached: '
+            'n-worker-1: the message broker does not take the message: '
             'MessageDeliveryFailure: Connection refused', err.split('\n')[0])
 
     def test_broker_takes_nothing(self):
@@ -121,7 +125,8 @@ class WorkerProbeTestCase(test.NoDBTestCase):
         self.errors['n-worker-1'] = lambda *args, **kwargs: forever.wait(60)
         self.assertEqual(
             (5, '2 of 3 answered\n',
-             'n-worker-1: the message broker takes no message\n'),
+             'n-worker-1: the message broker cannot be reached, or takes no '
+             'messages\n'),
             self.probe('--timeout', '0.1'))
 
     def test_the_worst_is_returned(self):
