@@ -24,8 +24,8 @@ from oslo_config import cfg
 import oslo_messaging
 from oslo_messaging import conffixture
 
-from lab import broker
 from lab import process
+from lab.servers import broker
 
 TOPIC = 'scheduler'
 

@@ -204,7 +204,7 @@ def main(argv=None):
     tree = series.build(release)
     python = environment.ensure(release.name, options.python)
     if options.what == 'demo':
-        return subprocess.run([python, '-m', 'lab.demo', *args],
+        return subprocess.run([python, '-m', 'lab.commands.demo', *args],
                               cwd=ROOT).returncode
     more = [args] if args else []
     if options.what in RUNS:

@@ -23,10 +23,10 @@ import urllib.parse
 
 import testtools
 
-from lab import broker
-from lab import cloud
-from lab import database
-from lab import middlebox
+from lab.faults import middlebox
+from lab.servers import broker
+from lab.servers import cloud
+from lab.servers import database
 
 MODES = cloud.modes()
 NODE = 'scheduler-node-1'
@@ -104,7 +104,7 @@ def missing():
 def shared_database(server=None, transport_url=None):
     """Synced databases, made once for all tests of this process.
 
-    :param server: a lab.database.MariaDB; the one of all tests if None
+    :param server: a lab.servers.database.MariaDB; the one of all tests if None
     :param transport_url: of the broker; that of all tests if None
     """
     key = (server and server.port, transport_url)

@@ -22,7 +22,7 @@ import sysconfig
 
 import fixtures
 
-from lab import database
+from lab.servers import database
 from tests.integration import base
 
 ROOT = Path(__file__).resolve().parents[2]

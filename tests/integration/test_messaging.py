@@ -21,7 +21,7 @@ import re
 
 import ddt
 
-from lab import broker
+from lab.servers import broker
 from tests.integration import base
 
 NODE = base.NODE

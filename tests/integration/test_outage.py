@@ -24,10 +24,10 @@ import ddt
 import kombu
 import sqlalchemy
 
-from lab import broker
-from lab import cloud as lab_cloud
-from lab import database
 from lab import rpc
+from lab.servers import broker
+from lab.servers import cloud as lab_cloud
+from lab.servers import database
 from tests.integration import base
 
 # oslo.messaging's own: it waits so long between two attempts to connect.

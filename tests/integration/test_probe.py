@@ -18,7 +18,7 @@ import sys
 
 import ddt
 
-from lab import broker
+from lab.servers import broker
 from tests.integration import base
 
 # It looks at processes, and other tests run beside this one.

@@ -19,8 +19,8 @@ import time
 
 import ddt
 
-from lab import cloud as lab_cloud
-from lab import database
+from lab.servers import cloud as lab_cloud
+from lab.servers import database
 from tests.integration import base
 
 NODE = base.NODE

@@ -12,7 +12,8 @@
 
 """With the companion, a worker that is told to stop loses nothing.
 
-``python -m lab.bench restarts`` does the same again and again, beside stock.
+``python -m lab.measure.bench restarts`` does the same again and again, beside
+stock.
 """
 
 import concurrent.futures
@@ -20,10 +21,10 @@ import functools
 
 import ddt
 
-from lab import broker
-from lab import computes
-from lab import restarts
+from lab.measure import restarts
 from lab import rpc
+from lab.servers import broker
+from lab.servers import computes
 from tests.integration import base
 
 CALLERS = 8

@@ -23,10 +23,10 @@ import os
 import subprocess
 import sys
 
-from lab import database
 from lab import LabError
-from lab import placement
 from lab import process
+from lab.servers import database
+from lab.servers import placement
 
 CONF = """\
 [DEFAULT]
@@ -122,7 +122,8 @@ def run(folder, node, workers, tree, mode_env):
         env = dict(mode_env,
                    PYTHONPATH=database.nova_path(tree, placement.ROOT))
         with process.Child(
-                [sys.executable, '-m', 'lab.embedded', path, str(workers)],
+                [sys.executable, '-m', 'lab.servers.embedded', path,
+                 str(workers)],
                 os.path.join(folder, node + '.log'), env,
                 stdout=subprocess.PIPE) as child:
             answer = child.process.stdout.read()

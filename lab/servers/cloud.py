@@ -24,13 +24,13 @@ import tempfile
 
 import psutil
 
-from lab import broker as lab_broker
-from lab import database as lab_database
 from lab import faults as lab_faults
 from lab import LabError
-from lab import placement
 from lab import process
 from lab import rpc
+from lab.servers import broker as lab_broker
+from lab.servers import database as lab_database
+from lab.servers import placement
 
 
 def has_worker_hosts(tree=None):

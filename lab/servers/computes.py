@@ -25,10 +25,10 @@ import uuid
 
 import requests
 
-from lab import database
 from lab import LabError
-from lab import placement
 from lab import rpc
+from lab.servers import database
+from lab.servers import placement
 
 # So much that no benchmark fills a compute node.
 INVENTORIES = {'VCPU': {'total': 10 ** 9}, 'MEMORY_MB': {'total': 10 ** 9},
@@ -56,7 +56,7 @@ class Computes:
         """
         self.cloud = cloud
         done = subprocess.run(
-            [sys.executable, '-m', 'lab.computes',
+            [sys.executable, '-m', 'lab.servers.computes',
              cloud.config_file('computes'), str(count)],
             env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
                      PYTHONPATH=database.nova_path(None, placement.ROOT)),

@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.bench_roster: how long ``nova-manage worker ping`` takes.
+"""python -m lab.measure.roster: how long ``nova-manage worker ping`` takes.
 
 Many worker records, a few of whose workers are gone: their queues are there,
 but nobody takes the ping. The others are consumers which answer as
@@ -28,13 +28,13 @@ import uuid
 
 import kombu
 
-from lab import broker as lab_broker
-from lab import cloud
-from lab import database
-from lab import demo
+from lab.commands import demo
 from lab import LabError
-from lab import placement
 from lab import process
+from lab.servers import broker as lab_broker
+from lab.servers import cloud
+from lab.servers import database
+from lab.servers import placement
 
 NODE = 'bench-roster'
 TOPIC = 'scheduler'
@@ -147,7 +147,7 @@ def run(options):
                    lab_broker.QUEUE_TTL))
         try:
             with process.Child(
-                    [sys.executable, '-m', 'lab.bench_roster', '--serve',
+                    [sys.executable, '-m', 'lab.measure.roster', '--serve',
                      '--broker', broker.url,
                      '--workers', str(options.workers),
                      '--silent', str(options.silent)],
@@ -169,7 +169,7 @@ def run(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog='python -m lab.bench_roster',
+    parser = argparse.ArgumentParser(prog='python -m lab.measure.roster',
                                      description=__doc__)
     parser.add_argument('--tree', help='folder of the nova to run (default: '
                                        'the installed one)')

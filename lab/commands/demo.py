@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.demo: nova-scheduler whose workers each have a host.
+"""python -m lab.commands.demo: nova-scheduler whose workers each have a host.
 
 Starts it for real, shows the queues, the records and who answers, kills a
 worker and shows it come back under its name.
@@ -27,11 +27,11 @@ import time
 
 import prettytable
 
-from lab import broker
-from lab import cloud
-from lab import embedded
 from lab import LabError
-from lab import placement
+from lab.servers import broker
+from lab.servers import cloud
+from lab.servers import embedded
+from lab.servers import placement
 
 NODE = 'scheduler-node-1'
 REPORT_INTERVAL = 1
@@ -188,7 +188,7 @@ def interrupt(signum, frame):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog='python -m lab.demo',
+    parser = argparse.ArgumentParser(prog='python -m lab.commands.demo',
                                      description=__doc__)
     parser.add_argument('--tree', help='folder of the nova to run (default: '
                                        'the installed one)')

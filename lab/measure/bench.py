@@ -12,8 +12,8 @@
 
 """What a nova-scheduler costs and gives: stock beside series.
 
-``python -m lab.bench COMMAND --stock TREE``, where TREE is a stock nova tree
-(the commit ``base`` of a built one). Each round measures every variant once,
+``python -m lab.measure.bench COMMAND --stock TREE``, where TREE is a
+stock nova tree (the commit ``base`` of a built one). Each round measures every variant once,
 one after the other and every other round backwards, so that what else the
 machine does falls on all of them. A cell is the median of the rounds (least
 to most); below a variant that is compared with another one stand the ratios
@@ -34,15 +34,15 @@ import time
 
 import prettytable
 
-from lab import broker
-from lab import cloud
-from lab import computes
-from lab import database
+from lab.faults import proxy
 from lab import LabError
+from lab.measure import restarts as lab_restarts
 from lab import process
-from lab import proxy
-from lab import restarts as lab_restarts
 from lab import rpc
+from lab.servers import broker
+from lab.servers import cloud
+from lab.servers import computes
+from lab.servers import database
 
 CALLERS = 8
 # Seconds a caller waits for its answer, where some are to be lost.
@@ -400,7 +400,8 @@ def setting(text):
 
 def parse():
     parser = argparse.ArgumentParser(
-        prog='python -m lab.bench', description=__doc__.splitlines()[0])
+        prog='python -m lab.measure.bench',
+        description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest='command', required=True)
     for name, measurement in MEASUREMENTS.items():
         command = commands.add_parser(name, help=measurement.__doc__)

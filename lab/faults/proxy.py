@@ -27,10 +27,10 @@ import threading
 import time
 import urllib.parse
 
-from lab import broker
 from lab import LabError
-from lab import placement
 from lab import process
+from lab.servers import broker
+from lab.servers import placement
 
 
 def _pass_on(source, target, delay):
@@ -84,7 +84,7 @@ def delayed(near, delay):
     url = urllib.parse.urlsplit(near.url)
     with tempfile.NamedTemporaryFile(prefix='lab-proxy-') as log, \
             process.Child(
-                [sys.executable, '-m', 'lab.proxy', url.hostname,
+                [sys.executable, '-m', 'lab.faults.proxy', url.hostname,
                  str(url.port or 5672), str(delay)], log.name,
                 {'PYTHONPATH': os.pathsep.join(filter(None, [
                     placement.ROOT, os.environ.get('PYTHONPATH')]))},

@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.bench_records: what a round of all workers costs MariaDB.
+"""python -m lab.measure.records: what a round of all workers costs MariaDB.
 
 Two rounds, with 1 to 6400 records of nova-scheduler that are all up, on stock
 and with the series:
@@ -48,12 +48,12 @@ import types
 import prettytable
 import sqlalchemy
 
-from lab import broker
-from lab import cloud
-from lab import database
-from lab import demo
+from lab.commands import demo
 from lab import LabError
-from lab import placement
+from lab.servers import broker
+from lab.servers import cloud
+from lab.servers import database
+from lab.servers import placement
 
 WORKERS = (1, 10, 100, 1000, 6400)
 NODE = 'bench-records'
@@ -222,7 +222,7 @@ def run(base, folder, tree, sizes):
     env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
                PYTHONPATH=database.nova_path(tree, placement.ROOT))
     done = subprocess.run(
-        [sys.executable, '-m', 'lab.bench_records', '--measure', config,
+        [sys.executable, '-m', 'lab.measure.records', '--measure', config,
          '--workers', *map(str, sizes)],
         env=env, text=True, capture_output=True, timeout=600)
     if done.returncode:
@@ -264,7 +264,7 @@ def compare(options):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog='python -m lab.bench_records', description=__doc__,
+        prog='python -m lab.measure.records', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--stock', help='folder of a nova without the series')
     parser.add_argument('--tree', help='folder of the nova with the series '

@@ -33,7 +33,8 @@ connection = %s
 TOKEN = 'admin'
 
 # Where the package lab is, for programs of ours run as children.
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
 
 
 class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
@@ -67,7 +68,7 @@ class Placement(process.Child):
         with open(os.path.join(folder, 'placement.conf'), 'w') as stream:
             stream.write(CONF % database_url)
         super().__init__(
-            [sys.executable, '-m', 'lab.placement'],
+            [sys.executable, '-m', 'lab.servers.placement'],
             os.path.join(folder, 'placement.log'),
             {'OS_PLACEMENT_CONFIG_DIR': folder, 'PYTHONPATH': os.pathsep.join(
                 filter(None, [ROOT, os.environ.get('PYTHONPATH')]))},
