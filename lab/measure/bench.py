@@ -12,12 +12,12 @@
 
 """What a nova-scheduler costs and gives: stock beside series.
 
-``python -m lab.measure.bench COMMAND --stock TREE``, where TREE is a
-stock nova tree (the commit ``base`` of a built one). Each round measures every variant once,
-one after the other and every other round backwards, so that what else the
-machine does falls on all of them. A cell is the median of the rounds (least
-to most); below a variant that is compared with another one stand the ratios
-of the same rounds.
+``python -m lab.measure.bench COMMAND --stock TREE``, where TREE is a stock
+nova tree (the commit ``base`` of a built one). Each round measures every
+variant once, one after the other and every other round backwards, so that what
+else the machine does falls on all of them. A cell is the median of the rounds
+(least to most); below a variant that is compared with another one stand the
+ratios of the same rounds.
 """
 
 import argparse
