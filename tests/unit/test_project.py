@@ -16,6 +16,7 @@ import configparser
 import os
 from pathlib import Path
 import re
+import shutil
 import subprocess
 import sys
 
@@ -281,6 +282,20 @@ class TestZuul(testtools.TestCase):
                 if not job.get('abstract')}
         for pipeline in ('check', 'gate'):
             self.assertEqual(real, set(project[pipeline]['jobs']))
+
+
+class TestAlerts(testtools.TestCase):
+
+    def test_rules(self):
+        """What the page on monitoring offers does what its own tests say."""
+        promtool = shutil.which('promtool')
+        if promtool is None:
+            self.skipTest('no promtool; on Debian: apt-get install prometheus')
+        done = subprocess.run(
+            [promtool, 'test', 'rules', 'scheduler-workers-rules-test.yaml'],
+            cwd=ROOT / 'doc/source/admin', text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(0, done.returncode, done.stdout)
 
 
 class TestSpecs(testtools.TestCase):
