@@ -17,6 +17,7 @@ import subprocess
 import sys
 
 import ddt
+import psutil
 
 from lab.servers import broker
 from tests.integration import base
@@ -50,6 +51,8 @@ class ProbeTestCase(base.LabTestCase):
         # Its parent does not start it again.
         made.faults.stop(scheduler.process)
         worker.kill()
+        made.wait(lambda: worker.status() == psutil.STATUS_ZOMBIE, 10,
+                  'the worker to end')
         self.assertEqual(
             (6, f'{NODE}-worker-2: down: nova-scheduler runs and this worker '
              'does not\n', '2 of 3 answered\n'),

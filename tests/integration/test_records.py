@@ -173,7 +173,8 @@ class RecordsTestCase(base.LabTestCase):
                     'main', 'UPDATE services SET deleted = id, '
                     f"deleted_at = UTC_TIMESTAMP() WHERE host = '{host}' "
                     'AND deleted = 0')
-            self.assertEqual(hosts - set(chosen), self.present())
+            # One may be back before it could be looked for, so check_back()
+            # reads the log.
 
         def check_back(times):
             self.wait_up(self.made, scheduler, 2 * base.REPORT_INTERVAL + 5)
