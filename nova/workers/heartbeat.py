@@ -43,9 +43,8 @@ class Heartbeat:
     """Takes the place of nova.servicegroup.API in the Service of a worker.
 
     :param server: the nova.service.Service, bound to its worker host
-    :param alive: called without arguments whenever a message begins to run,
-        and again and again while it is not this worker that keeps its own
-        message from running
+    :param alive: called whenever a message begins to run, and again and again
+        while it is not this worker that keeps its own from running
     """
 
     def __init__(self, server, alive):
@@ -58,8 +57,10 @@ class Heartbeat:
         # All times are in seconds of time.monotonic(). When a message last
         # began to run, and when something that it needs was away.
         self._begun = self._away = float('-inf')
-        # Since when an own one should run, and when one was sent; or None.
-        self._waiting = self._sent = None
+        # When an own one was last sent, or None if it could not be.
+        self._sent: ty.Any = float('-inf')
+        # Since when an own one should run; None if there is none.
+        self._waiting: ty.Any = None
         self._writing = self._warned = False
         self._inquiry: ty.Any = None
 
@@ -124,13 +125,10 @@ class Heartbeat:
             self._sent = None
 
     def _send_again(self, client):
-        """Send an own message if there is none in the queue.
-
-        :param client: an RPC client whose connection is closed after that
-        """
-        if (self._writing or self.bound.full or self._waiting is None or
-                self._sent is not None and
-                time.monotonic() - self._sent < excuse.reconnect_time()):
+        """Send one if none is in the queue, by a client of its own."""
+        if self._writing or self._waiting is None or (
+                self._sent is not None and (self.bound.full or
+                time.monotonic() - self._sent < excuse.reconnect_time())):
             return
         self._sent = time.monotonic()
         try:
@@ -146,7 +144,9 @@ class Heartbeat:
         now, interval = time.monotonic(), self._server.report_interval
         waiting = self._waiting or now
         overdue = now - max(waiting, self._begun)
-        if overdue < interval / CHECKS:
+        # Requests may begin for ever while an own message has got lost.
+        if overdue < interval / CHECKS and self._sent is not None and (
+                self.bound.full or now - waiting < interval):
             self._inquiry = None
             return
         # Asked once, as it may end at any time.

@@ -343,3 +343,29 @@ class HeartbeatTestCase(test.NoDBTestCase):
             self.heartbeat._check()
         self.inquiry.assert_not_called()
         self.assertEqual(0, self.logged('Worker'))
+
+    def serve(self, seconds):
+        """A request begins each second, and ends."""
+        for _second in range(seconds):
+            self.clock.now += 1
+            self.heartbeat._begun = self.clock.now
+            self.heartbeat._check()
+
+    @ddt.data(0, 2)
+    def test_busy_when_the_broker_is_back(self, running):
+        self.cast.side_effect = messaging.MessageDeliveryFailure('gone')
+        self.heartbeat._send()
+        # Requests are here before anybody has asked for it.
+        self.cast.reset_mock(side_effect=True)
+        self.heartbeat.bound._running = running
+        self.serve(2 * INTERVAL)
+        # So it does not stay down for as long as they go on.
+        self.cast.assert_called_once_with(mock.ANY, 'beat')
+        self.assertEqual(0, self.logged('Worker'))
+
+    def test_busy_while_the_message_is_lost(self):
+        self.heartbeat._send()
+        self.serve(RECONNECT - 1)
+        self.cast.assert_called_once()
+        self.serve(2 * INTERVAL)
+        self.assertEqual(2, self.cast.call_count)
