@@ -54,12 +54,11 @@ class Heartbeat:
         self.bound = rpcserver.Bound()
         self._record: ty.Any = None
         self._client: ty.Any = None
-        # All times are in seconds of time.monotonic(). When a message last
-        # began to run, and when something that it needs was away.
+        # In seconds of time.monotonic(): when a message last began to run,
+        # when something it needs was away, when an own one was sent (None if
+        # it could not be), and since when one should run (None if none is).
         self._begun = self._away = float('-inf')
-        # When an own one was last sent, or None if it could not be.
         self._sent: ty.Any = float('-inf')
-        # Since when an own one should run; None if there is none.
         self._waiting: ty.Any = None
         self._writing = self._warned = False
         self._inquiry: ty.Any = None
@@ -126,9 +125,10 @@ class Heartbeat:
 
     def _send_again(self, client):
         """Send one if none is in the queue, by a client of its own."""
-        if self._writing or self._waiting is None or (
-                self._sent is not None and (self.bound.full or
-                time.monotonic() - self._sent < excuse.reconnect_time())):
+        queued = self._sent is not None and (
+            self.bound.full or
+            time.monotonic() - self._sent < excuse.reconnect_time())
+        if queued or self._writing or self._waiting is None:
             return
         self._sent = time.monotonic()
         try:
@@ -144,7 +144,7 @@ class Heartbeat:
         now, interval = time.monotonic(), self._server.report_interval
         waiting = self._waiting or now
         overdue = now - max(waiting, self._begun)
-        # Requests may begin for ever while an own message has got lost.
+        # Requests may begin for ever while an own message is lost.
         if overdue < interval / CHECKS and self._sent is not None and (
                 self.bound.full or now - waiting < interval):
             self._inquiry = None
