@@ -15,6 +15,7 @@
 import os
 import subprocess
 import sys
+import uuid
 
 import ddt
 import psutil
@@ -22,30 +23,33 @@ import psutil
 from lab.servers import broker
 from tests.integration import base
 
-# It looks at processes, and other tests run beside this one.
-NODE = 'probed-node'
-
 
 @ddt.ddt
 class ProbeTestCase(base.LabTestCase):
+
+    def setUp(self):
+        super().setUp()
+        # It looks at processes, and other tests, of this class too, run
+        # beside this one.
+        self.node = f'probed-{uuid.uuid4().hex[:8]}'
 
     def probe(self, made, *args):
         """The return code, what is wrong, and how many answered."""
         done = subprocess.run(
             [sys.executable, '-m', 'nova.cmd.worker_probe', '--config-file',
-             os.path.join(made.folder, NODE + '.conf'), *args],
+             os.path.join(made.folder, self.node + '.conf'), *args],
             text=True, capture_output=True, timeout=60)
         return done.returncode, done.stderr, done.stdout
 
     def check_states(self, made, **kwargs):
-        scheduler = self.start(made, node=NODE, workers=3, **kwargs)
+        scheduler = self.start(made, node=self.node, workers=3, **kwargs)
         self.assertEqual((0, '', '3 of 3 answered\n'), self.probe(made))
 
         worker = scheduler.workers()[2]
         made.faults.stop(worker)
         self.assertEqual(
-            (1, f'{NODE}-worker-2: stuck: process {worker.pid} is there and '
-             f'did not answer in 2 seconds\n', '2 of 3 answered\n'),
+            (1, f'{self.node}-worker-2: stuck: process {worker.pid} is there '
+             'and did not answer in 2 seconds\n', '2 of 3 answered\n'),
             self.probe(made, '--timeout', '2'))
 
         # Its parent does not start it again.
@@ -54,8 +58,8 @@ class ProbeTestCase(base.LabTestCase):
         made.wait(lambda: worker.status() == psutil.STATUS_ZOMBIE, 10,
                   'the worker to end')
         self.assertEqual(
-            (6, f'{NODE}-worker-2: down: nova-scheduler runs and this worker '
-             'does not\n', '2 of 3 answered\n'),
+            (6, f'{self.node}-worker-2: down: nova-scheduler runs and this '
+             'worker does not\n', '2 of 3 answered\n'),
             self.probe(made, '--timeout', '2'))
 
     @ddt.data(*base.MODES)
@@ -69,22 +73,23 @@ class ProbeTestCase(base.LabTestCase):
 
     def test_blocked(self):
         made = self.cloud({'DEFAULT': {'executor_thread_pool_size': 2}})
-        scheduler = self.start(made, node=NODE, workers=2)
+        scheduler = self.start(made, node=self.node, workers=2)
         client = self.enterContext(made.client())
         self.block(made, scheduler, client, 2, 1)
         code, told, answered = self.probe(made, '--timeout', '2')
         self.assertEqual((1, '1 of 2 answered\n'), (code, answered))
-        self.assertIn(f'{NODE}-worker-1: stuck: ', told)
+        self.assertIn(f'{self.node}-worker-1: stuck: ', told)
 
     def test_broker_away(self):
         box, url = self.middlebox(base.rabbitmq().transport_url)
         made = self.cloud({'DEFAULT': {'transport_url': url}})
-        self.start(made, node=NODE, workers=2)
+        self.start(made, node=self.node, workers=2)
         for fault in (box.refuse, box.hold_published, box.silence):
             fault()
             code, told, answered = self.probe(made, '--timeout', '2')
             self.assertEqual((5, '0 of 2 answered\n'), (code, answered))
             for n, line in enumerate(told.splitlines(), 1):
                 # How it is told depends on how far it gets.
-                self.assertIn(f'{NODE}-worker-{n}: the message broker ', line)
+                self.assertIn(f'{self.node}-worker-{n}: the message broker ',
+                              line)
             box.restore()
