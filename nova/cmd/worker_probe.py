@@ -52,11 +52,13 @@ DOWN = 6
 # Seconds for a broker to take a message.
 BROKER_TIMEOUT = 5
 
-# What each probe costs the broker: one queue, which it deletes with the
-# connection; and no heartbeats, whose end would have to be waited for.
+# What each probe costs the broker: one queue for the answers. It has the type
+# that all others have, as the broker may refuse another (RabbitMQ 4.3 does),
+# and goes soon after the connection: oslo.messaging has no option for at once.
+# And no heartbeats, whose end would have to be waited for.
 _RABBIT = {'heartbeat_timeout_threshold': 0, 'use_queue_manager': False,
-           'rabbit_transient_quorum_queue': False,
-           # It demands them, and there are no fanouts here.
+           'rabbit_transient_queues_ttl': 60,
+           # There are no fanouts here.
            'rabbit_stream_fanout': False}
 
 

@@ -71,6 +71,28 @@ class ProbeTestCase(base.LabTestCase):
         private = self.enterContext(broker.PrivateBroker())
         self.check_states(self.cloud(base.KOLLA, private))
 
+    def check_reply_queues(self, conf, kind):
+        private = self.enterContext(broker.PrivateBroker())
+
+        def queues():
+            return {line for line in private.ctl(
+                'list_queues', '--no-table-headers', 'name', 'type',
+                'arguments') if line.startswith('reply_')}
+
+        made = self.cloud(conf, private)
+        self.start(made, node=self.node, workers=1)
+        before = queues()
+        self.assertEqual(0, self.probe(made)[0])
+        queue, = queues() - before
+        _name, found, arguments = queue.split('\t')
+        self.assertEqual(kind, found)
+        self.assertIn('60000', arguments)
+
+    def test_reply_queue(self):
+        # RabbitMQ may allow no other type, and there is a new one each time.
+        self.check_reply_queues({}, 'classic')
+        self.check_reply_queues(base.KOLLA, 'quorum')
+
     def test_blocked(self):
         made = self.cloud({'DEFAULT': {'executor_thread_pool_size': 2}})
         scheduler = self.start(made, node=self.node, workers=2)
