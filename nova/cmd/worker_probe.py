@@ -105,11 +105,14 @@ def _configure(argv):
 
 
 def _client():
-    transport = messaging.get_rpc_transport(CONF)
+    # The first one registers the options, and some are read as soon as one is
+    # made: two probes at a time would take the answers of each other.
+    messaging.get_rpc_transport(CONF)
     if 'oslo_messaging_rabbit' in CONF:
         for name, value in _RABBIT.items():
             if name in CONF.oslo_messaging_rabbit:
                 CONF.set_override(name, value, 'oslo_messaging_rabbit')
+    transport = messaging.get_rpc_transport(CONF)
     return messaging.get_rpc_client(transport, messaging.Target(
         topic=TOPIC, namespace='baseapi', version='1.1'))
 

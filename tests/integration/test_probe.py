@@ -84,7 +84,9 @@ class ProbeTestCase(base.LabTestCase):
         before = queues()
         self.assertEqual(0, self.probe(made)[0])
         queue, = queues() - before
-        _name, found, arguments = queue.split('\t')
+        name, found, arguments = queue.split('\t')
+        # And no name that the next probe has, too.
+        self.assertRegex(name, '^reply_[0-9a-f]{32}$')
         self.assertEqual(kind, found)
         self.assertIn('60000', arguments)
 
