@@ -30,6 +30,9 @@ import warnings
 if __name__ == '__main__':
     # What its imports warn of would stand before what it has to say.
     warnings.simplefilter('ignore')
+    # oslo.messaging imports eventlet, which does without dnspython then: a
+    # fifth of the CPU time.
+    os.environ.setdefault('EVENTLET_NO_GREENDNS', 'yes')
 
 from oslo_config import cfg
 import oslo_messaging as messaging
