@@ -84,8 +84,8 @@ class MessagingTestCase(base.LabTestCase):
             self.assertLessEqual(pids.items(),
                                  self.pids(self.scheduler).items())
 
-        # oslo.messaging logs what it meets there, and tries again: workers that
-        # declare a new stream at the same time may be refused it at first.
+        # oslo.messaging logs what it meets there, and tries again: workers
+        # that declare a new stream at the same time may be refused it.
         self.assertEqual([], [
             line for line in self.scheduler.log().splitlines()
             if 'Traceback (' in line and ' oslo' not in line])
