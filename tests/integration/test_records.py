@@ -197,6 +197,7 @@ class RecordsTestCase(base.LabTestCase):
         self.made.wait(lambda: not self.up(self.made), 30,
                        'all records to be down')
         clean_up(hosts)
+        self.assertEqual(set(), self.present())
         for worker in workers:
             self.made.faults.resume(worker)
         check_back(2)
