@@ -18,7 +18,6 @@ worker and shows it come back under its name.
 
 import argparse
 import datetime
-import glob
 import os
 import signal
 import sys
@@ -31,7 +30,6 @@ from lab import LabError
 from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import embedded
-from lab.servers import placement
 
 NODE = 'scheduler-node-1'
 REPORT_INTERVAL = 1
@@ -52,26 +50,6 @@ class Output:
         table = prettytable.PrettyTable(fields, align='l')
         table.add_rows(list(rows))
         print('\n%s\n%s\n' % (title, table), flush=True)
-
-
-def find_tree():
-    """The nova to run: the installed one, or the tree built last.
-
-    In an environment that tools/run.py has made, the installed one is the
-    tree of its release.
-
-    :returns: a folder, or None for the installed one
-    :raises LabError: when none of them has the series
-    """
-    if cloud.has_worker_hosts():
-        return None
-    built = [path for path in glob.glob(
-        os.path.join(placement.ROOT, 'build', '*'))
-        if cloud.has_worker_hosts(path)]
-    if built:
-        return max(built, key=os.path.getmtime)
-    raise LabError('no nova with the series: build one with '
-                   '"python3 tools/series.py build 2026.2"')
 
 
 def record_rows(records):
@@ -203,7 +181,7 @@ def main():
         signal.signal(signum, interrupt)
     out = Output()
     try:
-        tree = options.tree or find_tree()
+        tree = options.tree or cloud.find_tree()
         out.say('nova from %s' % (
             os.path.relpath(tree) if tree else 'the environment'))
         if broker.Broker().answers():

@@ -48,7 +48,6 @@ import types
 import prettytable
 import sqlalchemy
 
-from lab.commands import demo
 from lab import LabError
 from lab.servers import broker
 from lab.servers import cloud
@@ -241,7 +240,7 @@ def compare(options):
     server = database.MariaDB()
     if not server.answers():
         raise LabError('no MariaDB answers at 127.0.0.1:%d' % server.port)
-    ours = options.tree or demo.find_tree()
+    ours = options.tree or cloud.find_tree()
     for tree, has in ((options.stock, False), (ours, True)):
         if cloud.has_worker_hosts(tree) != has:
             raise LabError('%s has %s worker hosts' % (

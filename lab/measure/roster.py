@@ -28,7 +28,6 @@ import uuid
 
 import kombu
 
-from lab.commands import demo
 from lab import LabError
 from lab import process
 from lab.servers import broker as lab_broker
@@ -126,7 +125,7 @@ def measure(options, config, tree, mode):
 
 
 def run(options):
-    tree = options.tree or demo.find_tree()
+    tree = options.tree or cloud.find_tree()
     if not cloud.has_worker_hosts(tree):
         raise LabError('the nova to run has no worker hosts')
     broker = lab_broker.Broker(options.broker)

@@ -14,6 +14,7 @@
 
 import configparser
 import contextlib
+import glob
 import importlib.util
 import os
 import re
@@ -39,6 +40,26 @@ def has_worker_hosts(tree=None):
     :param tree: folder of the tree; the installed nova if None
     """
     return os.path.exists(_path_in(tree, 'workers', 'launcher.py'))
+
+
+def find_tree():
+    """The nova to run: the installed one, or the tree built last.
+
+    In an environment that tools/run.py has made, the installed one is the
+    tree of its release.
+
+    :returns: a folder, or None for the installed one
+    :raises LabError: when none of them has the series
+    """
+    if has_worker_hosts():
+        return None
+    built = [path for path in glob.glob(
+        os.path.join(placement.ROOT, 'build', '*'))
+        if has_worker_hosts(path)]
+    if built:
+        return max(built, key=os.path.getmtime)
+    raise LabError('no nova with the series: build one with '
+                   '"python3 tools/series.py build 2026.2"')
 
 
 def modes(tree=None):
