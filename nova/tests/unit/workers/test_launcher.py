@@ -95,7 +95,7 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertEqual(self.get_notifier.return_value, endpoint.notifier)
         self.assertEqual([mock.call('scheduler', 'node-1-worker-2'),
                           mock.call('compute', 'node-1-worker-2')],
-                         self.get_notifier.mock_calls)
+                         self.get_notifier.call_args_list)
 
     @mock.patch.object(launcher, 'setproctitle', new=None)
     def test_start_without_setproctitle(self):
