@@ -130,13 +130,8 @@ class Worker(service.ServiceBase):
         self.server.backdoor_port = self.backdoor_port
         identity.bind(self.host)
         manager = self.server.manager
-        for endpoint in (manager, *manager.additional_endpoints):
-            # Both have the name of the node, from when they were made.
-            if hasattr(endpoint, 'host'):
-                endpoint.host = self.host
-            if hasattr(endpoint, 'notifier'):
-                service_name = endpoint.notifier.publisher_id.partition('.')[0]
-                endpoint.notifier = rpc.get_notifier(service_name, self.host)
+        manager.host = self.host
+        manager.notifier = rpc.get_notifier(manager.service_name, self.host)
         if self.slot is not None:
             self.slot.open()
         self._beat_through_the_queue()

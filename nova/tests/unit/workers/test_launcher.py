@@ -31,8 +31,6 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server = mock.Mock(host='node-1', binary='nova-scheduler',
                                 topic='scheduler')
         self.server.manager.service_name = 'scheduler'
-        self.server.manager.notifier.publisher_id = 'scheduler.node-1'
-        self.server.manager.additional_endpoints = []
         # It is of the process, which runs other tests too.
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.workers.identity._own', None))
@@ -57,6 +55,7 @@ class WorkerTestCase(test.NoDBTestCase):
 
     def test_start_binds_before_the_service_starts(self):
         def start():
+            self.assertEqual('node-1-worker-2', identity.own_host())
             self.assertEqual('node-1-worker-2', self.server.host)
             self.assertEqual('node-1-worker-2', self.server.manager.host)
             self.assertEqual(self.get_notifier.return_value,
@@ -80,22 +79,6 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertIn('Starting worker 2 of 3 of nova-scheduler on node '
                       'node-1 as node-1-worker-2 (pid 4712)',
                       self.stdlog.logger.output)
-
-    def test_start_binds_the_process_and_its_endpoints(self):
-        class Endpoint:
-            host = 'node-1'
-            notifier = mock.Mock(publisher_id='compute.node-1')
-
-        endpoint, other = Endpoint(), object()
-        self.server.manager.additional_endpoints = [endpoint, other]
-        self.assertEqual(CONF.host, identity.own_host())
-        launcher.Worker(self.server, 2, 3).start()
-        self.assertEqual('node-1-worker-2', identity.own_host())
-        self.assertEqual('node-1-worker-2', endpoint.host)
-        self.assertEqual(self.get_notifier.return_value, endpoint.notifier)
-        self.assertEqual([mock.call('scheduler', 'node-1-worker-2'),
-                          mock.call('compute', 'node-1-worker-2')],
-                         self.get_notifier.call_args_list)
 
     @mock.patch.object(launcher, 'setproctitle', new=None)
     def test_start_without_setproctitle(self):
