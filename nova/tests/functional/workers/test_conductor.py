@@ -28,27 +28,30 @@ class ConductorWorkersMixin:
 class WorkerHostsTestCase(ConductorWorkersMixin,
                           test_scheduler.WorkerHostsTestCase):
 
+    def instance(self):
+        instance = objects.Instance(
+            self.context, user_id='u', project_id='p',
+            uuid=test_scheduler.INSTANCE)
+        instance.create()
+        return instance
+
     def test_publisher_of_notifications(self):
         self.flags(notification_format='both', group='notifications')
         notifier = self.useFixture(nova_fixtures.NotificationFixture(self))
         worker = self.start_workers(2)[1]
         manager = worker.server.manager.compute_task_mgr
         notifier.reset()
-        spec = objects.RequestSpec(
-            self.context, instance_uuid='a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10',
-            flavor=objects.Flavor(), image=objects.ImageMeta())
-        instance = objects.Instance(
-            self.context, user_id='u', project_id='p',
-            uuid=spec.instance_uuid)
-        instance.create()
+        instance = self.instance()
         # As when there is no host for a server that is rebuilt.
-        manager._set_vm_state_and_notify(
-            self.context, instance.uuid, 'rebuild_server',
-            {'vm_state': 'error', 'task_state': None},
-            exception.NoValidHost(reason=''), spec)
+        try:
+            raise exception.NoValidHost(reason='')
+        except exception.NoValidHost as exc:
+            manager._set_vm_state_and_notify(
+                self.context, instance.uuid, 'rebuild_server',
+                {'vm_state': 'error', 'task_state': None}, exc,
+                self.request_spec())
         publishers = {n.publisher_id for n in notifier.notifications}
-        self.assertEqual({'compute.scheduler-node-1-worker-2',
-                          'conductor.scheduler-node-1-worker-2'}, publishers)
+        self.assertEqual({'compute_task.scheduler-node-1-worker-2'}, publishers)
         self.assertEqual(
             {'nova-conductor:scheduler-node-1-worker-2'},
             {n['publisher_id'] for n in notifier.versioned_notifications})
@@ -57,10 +60,7 @@ class WorkerHostsTestCase(ConductorWorkersMixin,
         worker = self.start_workers(2)[1]
         self.assertEqual(
             worker.host, worker.server.manager.compute_task_mgr.host)
-        instance = objects.Instance(
-            self.context, user_id='u', project_id='p',
-            uuid='a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10')
-        instance.create()
+        instance = self.instance()
         compute_utils.add_instance_fault_from_exc(
             self.context, instance, exception.NoValidHost(reason=''))
         self.assertEqual(

@@ -29,6 +29,7 @@ from nova.tests.functional.workers import fixtures
 from nova.workers import identity
 
 NODE = 'scheduler-node-1'
+INSTANCE = 'a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10'
 
 
 class WorkersTestCase(test.TestCase):
@@ -68,6 +69,18 @@ class WorkersTestCase(test.TestCase):
         records = objects.ServiceList.get_by_binary(
             self.context, self.BINARY)
         return {record.host: record for record in records}
+
+    def request_spec(self):
+        """A request for one server."""
+        return objects.RequestSpec.from_components(
+            self.context, INSTANCE, image=None,
+            flavor=objects.Flavor(
+                id=1, name='f', memory_mb=1, vcpus=1, root_gb=0,
+                ephemeral_gb=0, flavorid='1', swap=0, rxtx_factor=1,
+                vcpu_weight=0, disabled=False, is_public=True,
+                extra_specs={}, description=None),
+            numa_topology=None, pci_requests=None, filter_properties={},
+            instance_group=None, availability_zone=None)
 
     def ask(self, server=None, timeout=10):
         """Who answers at a server name, or at the topic: a worker's number."""
@@ -157,19 +170,9 @@ class WorkerHostsTestCase(WorkersTestCase):
         worker = self.start_workers(2)[1]
         manager = worker.server.manager
         notifier.reset()
-        spec = objects.RequestSpec.from_components(
-            self.context, 'a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10', image=None,
-            flavor=objects.Flavor(
-                id=1, name='f', memory_mb=1, vcpus=1, root_gb=0,
-                ephemeral_gb=0, flavorid='1', swap=0, rxtx_factor=1,
-                vcpu_weight=0, disabled=False, is_public=True,
-                extra_specs={}, description=None),
-            numa_topology=None, pci_requests=None, filter_properties={},
-            instance_group=None, availability_zone=None)
         with mock.patch.object(manager, '_schedule', return_value=[]):
             manager._select_destinations(
-                self.context, spec, ['a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10'],
-                {}, None)
+                self.context, self.request_spec(), [INSTANCE], {}, None)
         self.assertEqual(
             ['scheduler.scheduler-node-1-worker-2'] * 2,
             [n.publisher_id for n in notifier.notifications])
