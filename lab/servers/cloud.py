@@ -62,6 +62,60 @@ def find_tree():
                    '"python3 tools/series.py build 2026.2"')
 
 
+def built_tree(tree=None):
+    """The folder that tools/series.py has built a nova tree in.
+
+    :param tree: folder of a tree; the installed nova if None
+    :raises LabError: when it is not one of those, but of a wheel, say
+    """
+    tree = os.path.dirname(_path_in(tree))
+    if not os.path.isdir(os.path.join(tree, '.git')):
+        raise LabError('%s was not built by tools/series.py, so there is no '
+                       'stock nova beside it: name one with --stock' % tree)
+    return tree
+
+
+def stock_tree(tree=None):
+    """Stock nova beside a built tree: the commit it is based on.
+
+    Made when it is not there yet; a matter of seconds.
+
+    :param tree: as for ``built_tree``
+    :returns: folder of a nova tree
+    :raises LabError: when it cannot be made
+    """
+    tree = built_tree(tree)
+    folder = os.path.join(os.path.dirname(tree),
+                          'stock-' + os.path.basename(tree))
+    git = ['git', '-c', 'safe.directory=*', '-C', tree]
+    found = subprocess.run([*git, 'rev-parse', '--verify', 'base^{commit}'],
+                           capture_output=True, text=True)
+    if found.returncode:
+        raise LabError('%s has no commit "base": build it again' % tree)
+    stamp = os.path.join(folder, '.base')
+    if os.path.exists(stamp):
+        with open(stamp) as stream:
+            if stream.read() == found.stdout:
+                return folder
+        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(
+            prefix='.tmp-', dir=os.path.dirname(tree)) as scratch:
+        archive = os.path.join(scratch, 'tar')
+        made = os.path.join(scratch, 'tree')
+        os.mkdir(made)
+        for command in ([*git, 'archive', '--output', archive,
+                         '--format', 'tar', 'base'],
+                        ['tar', '-x', '-f', archive, '-C', made]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise LabError('%s failed' % command[0], done.stderr)
+        with open(os.path.join(made, '.base'), 'w') as stream:
+            stream.write(found.stdout)
+        # Renamed into place, so that it is there whole or not at all.
+        os.rename(made, folder)
+    return folder
+
+
 def modes(tree=None):
     """The concurrency modes that nova-scheduler has, the usual one first.
 

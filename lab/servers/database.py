@@ -110,7 +110,7 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
     @staticmethod
     def available():
         """Whether MariaDB is installed here."""
-        return bool(_mariadbd() and shutil.which('mariadb-install-db'))
+        return bool(mariadbd() and shutil.which('mariadb-install-db'))
 
     def start(self, timeout=60):
         """Start it, with what it stored before, and wait until it answers.
@@ -123,7 +123,7 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
             self.folder = tempfile.mkdtemp(prefix='lab-mariadb-')
             self._install(user, timeout)
         self.child = process.Child(
-            [_mariadbd(), '--no-defaults', user, '--datadir=' + self._data,
+            [mariadbd(), '--no-defaults', user, '--datadir=' + self._data,
              '--socket=' + os.path.join(self.folder, 'socket'),
              '--pid-file=' + os.path.join(self.folder, 'pid'),
              '--bind-address=127.0.0.1', '--port=%d' % self.port,
@@ -157,7 +157,8 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
         self.child.process.send_signal(signal.SIGCONT)
 
 
-def _mariadbd():
+def mariadbd():
+    """The path of the server's program, or None."""
     # Not on the PATH of everybody but root.
     return shutil.which('mariadbd') or shutil.which(
         'mariadbd', path='/usr/sbin')
