@@ -61,6 +61,7 @@ def write(data, stem):
                                      'svg.fonttype': 'path'}):
         panels = data.get('panels') or {data['y']: data['series']}
         made = figure.Figure(figsize=(WIDTH, HEIGHT), layout='constrained')
+        made.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
         axes = made.subplots(1, len(panels), squeeze=False)[0]
         draw = _lines if data['kind'] == 'lines' else _bars
         for one, (y, series) in zip(axes, panels.items()):
@@ -84,13 +85,28 @@ def _ends(value):
     return [end if math.isfinite(end) else math.nan for end in ends]
 
 
+def _styles(series):
+    """Each label with its values and style, which the first two always have.
+
+    :param series: dict: label -> values
+    """
+    others = STYLES[2:]
+    for number, (label, values) in enumerate(series.items()):
+        style = (STYLES[('stock', 'series').index(label)]
+                 if label in ('stock', 'series') else
+                 others[number % len(others)])
+        yield label, values, style
+
+
 def _lines(axes, data, series):
-    for (label, points), (colour, dashes, marker, _) in zip(
-            series.items(), STYLES, strict=False):
+    for number, (label, points, (colour, dashes, marker, _)) in enumerate(
+            _styles(series)):
         xs = [x for x, _ in points]
         middle, least, most = zip(*(_ends(y) for _, y in points))
         axes.plot(xs, middle, color=colour, linestyle=dashes, marker=marker,
-                  markersize=5, linewidth=2, label=label,
+                  # Those below can be seen where lines run together.
+                  markersize=max(4, 9 - 2 * number), label=label,
+                  linewidth=max(1.5, 3 - 0.75 * number),
                   # Of many points only some are marked.
                   markevery=max(1, len(xs) // 12))
         axes.fill_between(xs, least, most, color=colour, alpha=0.2,
@@ -110,15 +126,16 @@ def _lines(axes, data, series):
 def _bars(axes, data, series):
     width = 0.8 / len(series)
     places = range(len(data['groups']))
-    for number, (label, values) in enumerate(series.items()):
-        colour, _, _, hatch = STYLES[number % len(STYLES)]
+    for number, (label, values, (colour, _, _, hatch)) in enumerate(
+            _styles(series)):
         middle, least, most = zip(*map(_ends, values))
         bars = axes.bar(
             [place + (number - (len(series) - 1) / 2) * width
              for place in places], middle, width, label=label, color=colour,
             hatch=hatch, edgecolor='white' if not hatch else 'black',
-            yerr=[[m - l for m, l in zip(middle, least)],
-                  [m - l for m, l in zip(most, middle)]],
+            # Of one value there is no range to be shown.
+            yerr=[[a - b or math.nan for a, b in zip(*ends)]
+                  for ends in ((middle, least), (most, middle))],
             ecolor='black', capsize=3)
         axes.bar_label(bars, fmt='{:.3g}', padding=2, fontsize=FONT - 2)
     axes.set_xticks(list(places), data['groups'])

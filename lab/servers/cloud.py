@@ -227,12 +227,19 @@ class Scheduler(process.Child):
         :param timeout: seconds
         :raises LabError: when not in time, or when the process has ended
         """
+        # Those that consume are not asked again and again: with many
+        # workers that would be much of what the machine does meanwhile.
+        left = list(self.numbers)
+
         def ready():
             if not self.running():
                 raise LabError('nova-scheduler has ended with %d' %
                                self.returncode, self.log())
-            return (len(self.workers()) == self.worker_count and
-                    len(self.consuming()) == self.worker_count)
+            if not self.hosts:
+                return len(self.consuming()) == self.worker_count
+            del left[:self.cloud.broker.consumed(
+                [self.queue(n) for n in left])]
+            return not left and len(self.workers()) == self.worker_count
 
         process.wait(ready, timeout, '%d workers of %s to consume' % (
             self.worker_count, self.node), self.log)

@@ -92,6 +92,10 @@ class MariaDB:
         with engine.connect() as connection:
             return connection.exec_driver_sql(statement).all()
 
+    def statements(self):
+        """How many statements clients have sent since it was started."""
+        return int(self.query("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+
     def answers(self):
         """Whether it answers and lets us in."""
         try:
@@ -281,6 +285,12 @@ class Database:
         with self._begin(name) as connection:
             result = connection.execute(sqlalchemy.text(statement), values)
             return result.all() if result.returns_rows else []
+
+    def connections(self):
+        """How many connections to all four there are, on MariaDB."""
+        return self.server.query(
+            'SELECT COUNT(*) FROM information_schema.PROCESSLIST '
+            "WHERE DB LIKE '%s%%%%'" % self.prefix)[0][0]
 
     def services(self, deleted=False):
         """The records of services, by host.
