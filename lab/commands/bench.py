@@ -38,8 +38,10 @@ MEASUREMENTS = {'healthy': healthy, 'start': start, 'idle': idle,
 USUAL = ('healthy', 'start', 'idle', 'stuck')
 
 # What is measured if nothing else is asked for, and with --quick.
-FULL = {'rounds': 5, 'workers': [1, 8, 32, 64], 'seconds': 60, 'calls': 5000}
-QUICK = {'rounds': 1, 'workers': [1, 8], 'seconds': 30, 'calls': 1000}
+FULL = {'rounds': 5, 'workers': [1, 8, 32, 64], 'seconds': 40, 'calls': 5000,
+        'fault': ['stopped', 'blocked']}
+QUICK = {'rounds': 1, 'workers': [1, 8], 'seconds': 30, 'calls': 1000,
+         'fault': ['stopped']}
 # Where stock is also measured with a small prefetch, unless it is to be
 # quick.
 STUCK = ('stuck', 'slow')
@@ -92,10 +94,10 @@ def checked(args):
             setattr(args, name, value)
     for name, least in (('rounds', 1), ('nodes', 1), ('times', 1),
                         ('calls', 1), ('seconds', stuck.GIVEN_UP + 5),
-                        ('delay', 0)):
+                        ('interval', 1), ('delay', 0)):
         if getattr(args, name) < least:
             raise LabError('--%s is at least %d' % (name, least))
-    for name, least in (('workers', 1), ('interval', 1), ('prefetch', 0),
+    for name, least in (('workers', 1), ('prefetch', 0),
                         ('stock_prefetch', 0)):
         if any(value < least for value in getattr(args, name) or ()):
             raise LabError('--%s is at least %d' % (

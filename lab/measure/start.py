@@ -49,10 +49,22 @@ def measure(made, args, workers, tree, conf):
         wait_heartbeats(made, scheduler)
         # The same age for all, as the memory grows with it.
         time.sleep(SETTLE)
-        memory = [found.memory_full_info() for found in scheduler.tree()]
+        idle = memory(scheduler)
+        # Who was never called has not loaded what a call takes.
+        with pairs.calling(made):
+            pass
+        used_pss, used_uss = memory(scheduler)
     return {'start, s': seconds, 'start, CPU s': used,
-            'PSS, MiB': sum(info.pss for info in memory) / 2 ** 20,
-            'USS, MiB': sum(info.uss for info in memory) / 2 ** 20}
+            'PSS, MiB': idle[0], 'USS, MiB': idle[1],
+            'PSS after calls, MiB': used_pss,
+            'USS after calls, MiB': used_uss}
+
+
+def memory(scheduler):
+    """PSS and USS of all processes, in MiB."""
+    found = [child.memory_full_info() for child in scheduler.tree()]
+    return [sum(getattr(info, name) for info in found) / 2 ** 20
+            for name in ('pss', 'uss')]
 
 
 def wait_heartbeats(made, scheduler):
