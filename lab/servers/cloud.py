@@ -294,6 +294,12 @@ class Scheduler(Service):
     binary = 'nova-scheduler'
 
 
+class Conductor(Service):
+    """A running nova-conductor; made by ``Cloud.conductor``."""
+
+    binary = 'nova-conductor'
+
+
 class Cloud:
     """Databases, Placement and a broker for nova-schedulers.
 
@@ -317,6 +323,7 @@ class Cloud:
         self.folder = None
         self.placement = None
         self.schedulers = []
+        self.conductors = []
         self._names = {'scheduler'}
         self._stack = contextlib.ExitStack()
 
@@ -417,6 +424,24 @@ class Cloud:
         self._names.update(scheduler.queue_names())
         return scheduler
 
+    def conductor(self, node='conductor-node-1', workers=3, broker=None,
+                  **options):
+        """Start a nova-conductor; ``wait_ready`` waits until it serves.
+
+        :param node: the value of ``[DEFAULT] host``, unlike a scheduler's
+        :param workers: the number of its workers
+        :param broker: the ``broker.Broker`` that it is configured to consume
+            from; the cloud's if None
+        :param options: as for ``scheduler``
+        :returns: ``Conductor``
+        """
+        conductor = self._start(Conductor, node, workers, broker=broker,
+                                **options)
+        self.conductors.append(conductor)
+        if conductor.broker is self.broker:
+            self._names.update(conductor.queue_names())
+        return conductor
+
     def _start(self, kind, node, workers, mode=None, tree=None, conf=None,
                env=None, hosts=None, packages=(), programs=None, broker=None):
         """Start a service with workers; as for ``scheduler``, and
@@ -476,9 +501,10 @@ class Cloud:
                 if record.binary == 'nova-scheduler']
 
     def log(self):
-        """The logs of all schedulers, one after the other."""
+        """The logs of all services with workers, one after the other."""
         # Two of one node, one after the other, have one log.
-        logs = {child.log_path: child.log for child in self.schedulers}
+        logs = {child.log_path: child.log
+                for child in (*self.conductors, *self.schedulers)}
         return ''.join(log() for log in logs.values())
 
     def wait(self, condition, timeout, what):
