@@ -82,7 +82,8 @@ class WholeCloud(cloud.Cloud):
     """
 
     def __init__(self, tree=None, nodes=1, workers=3, conductor_workers=None,
-                 computes=2, mode=None, conf=None, progress=None):
+                 computes=2, mode=None, conf=None, threads=None,
+                 progress=None):
         """Choose what it consists of.
 
         :param tree: folder of the nova to run; the installed one if None
@@ -94,6 +95,8 @@ class WholeCloud(cloud.Cloud):
         :param mode: one of ``cloud.modes``; the first of them if None
         :param conf: configuration of all of nova, on top of ``CONF``:
             section -> option -> value
+        :param threads: topic -> how many requests each worker of that
+            service runs at a time; as many as nova does by default if None
         :param progress: called with a line for each thing that is done
         """
         merged = {section: dict(options) for section, options in CONF.items()}
@@ -106,6 +109,7 @@ class WholeCloud(cloud.Cloud):
         self.conductor_workers = conductor_workers or workers
         self.compute_count = computes
         self.mode = mode
+        self.threads = threads or {}
         self.progress = progress or (lambda text: None)
         self.computes = []
         self.applications = []
@@ -154,8 +158,7 @@ class WholeCloud(cloud.Cloud):
         urls = self.database.urls
         self.keystone = self._serve(keystone.Keystone(
             self.folder, urls['keystone']))
-        self.start_conductors()
-        self.start_schedulers()
+        self._start_workers()
         self.neutron = self._serve(neutron.Neutron(self.folder))
         self.glance = self._serve(glance.Glance(
             self.folder, urls['glance'], self.keystone))
@@ -164,16 +167,16 @@ class WholeCloud(cloud.Cloud):
                 'keystone_authtoken': self.keystone.token_conf(),
                 'neutron': self.keystone.conf(),
                 'glance': {'region_name': keystone.REGION}}), self.tree))
+        for conductor in self.conductors:
+            conductor.wait_ready()
+        # They wait for a conductor, and look for it every 10 s only.
+        self._start_computes()
         self.keystone.bootstrap()
         self.keystone.wait_ready()
         self.keystone.register({
             'compute': self.nova_api.endpoint, 'image': self.glance.url,
             'network': self.neutron.url, 'placement': self.placement.url})
         self.progress('Keystone answers and has the endpoints')
-        for conductor in self.conductors:
-            conductor.wait_ready()
-        # They wait for a conductor, and look for it every 10 s only.
-        self._start_computes()
         for scheduler in self.schedulers:
             scheduler.wait_ready()
         self.progress('nova-conductor and nova-scheduler serve')
@@ -190,25 +193,36 @@ class WholeCloud(cloud.Cloud):
         self.applications.append(application)
         return application
 
-    def start_schedulers(self, **options):
-        """Start the nova-schedulers; nobody waits until they serve.
-
-        :param options: as for ``scheduler``
-        """
-        for number in range(1, self.nodes + 1):
-            self.scheduler('scheduler-node-%d' % number, self.worker_count,
-                           self.mode, self.tree, **options)
-
-    def start_conductors(self, **options):
-        """Start the nova-conductors, that of the API and that of the cell.
-
-        :param options: as for ``conductor``
-        """
+    def _start_workers(self):
         self._in_cell.add('conductor-' + CELL)
         for node, its_broker in (('conductor-node-1', self.broker),
                                  ('conductor-' + CELL, self.cell_broker)):
-            self.conductor(node, self.conductor_workers, its_broker,
-                           mode=self.mode, tree=self.tree, **options)
+            self.conductor(
+                node, self.conductor_workers, its_broker, mode=self.mode,
+                tree=self.tree, conf=self._thread_conf('conductor'))
+        for number in range(1, self.nodes + 1):
+            self.scheduler('scheduler-node-%d' % number, self.worker_count,
+                           self.mode, self.tree,
+                           self._thread_conf('scheduler'))
+
+    def _thread_conf(self, topic):
+        return {'DEFAULT': {'executor_thread_pool_size': self.threads[topic]}
+                if topic in self.threads else {}}
+
+    def restart_workers(self):
+        """Have new workers of nova-scheduler and nova-conductor.
+
+        The old ones, stuck or not, are killed, and nobody will run what they
+        were to run.
+        """
+        for service in (*self.schedulers, *self.conductors):
+            service.kill()
+            service.broker.delete(service.queue_names())
+        self.schedulers.clear()
+        self.conductors.clear()
+        self._start_workers()
+        for service in (*self.conductors, *self.schedulers):
+            service.wait_ready()
 
     def _start_computes(self):
         for number in range(1, self.compute_count + 1):
@@ -247,12 +261,20 @@ class WholeCloud(cloud.Cloud):
                 name=IMAGE, disk_format='raw', container_format='bare',
                 visibility='public', data=b'\0' * 512)
 
-    def _all_up(self):
-        for child in (*self.conductors, *self.schedulers, *self.computes):
+    def check(self):
+        """Look whether all that was started runs.
+
+        :raises LabError: when something has ended
+        """
+        for child in (*self.applications, *self.conductors, *self.schedulers,
+                      *self.computes):
             if not child.running():
                 raise LabError('%s has ended with %d' % (
                     os.path.basename(child.log_path).removesuffix('.log'),
                     child.returncode), child.log())
+
+    def _all_up(self):
+        self.check()
         wanted = {'compute-%d' % number
                   for number in range(1, self.compute_count + 1)}
         for service in (*self.conductors, *self.schedulers):
