@@ -134,6 +134,7 @@ class WholeCloud(cloud.Cloud):
             self.progress('the databases have their schemas')
             super().__enter__()
             stack.push(super().__exit__)
+            stack.callback(self._kill)
             self.progress('Placement answers')
             self._start_all()
             self._servers = stack.pop_all()
@@ -141,6 +142,12 @@ class WholeCloud(cloud.Cloud):
 
     def __exit__(self, *exc):
         self._servers.close()
+
+    def _kill(self):
+        # In an orderly way it would take a minute, for what is deleted.
+        for child in (*self.computes, *self.schedulers, *self.conductors,
+                      *self.applications):
+            child.kill()
 
     def _start_servers(self, stack):
         self.broker = lab_broker.PrivateBroker()
