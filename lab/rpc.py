@@ -94,6 +94,10 @@ class Client:
             _context(), 'ping', arg=arg)
         return time.monotonic() - began
 
+    def cast_ping(self, server=None):
+        """Send a ping, and wait for nothing."""
+        self.client.prepare(server=server).cast(_context(), 'ping', arg='lab')
+
     def work(self, timeout=5, server=None):
         """Have a scheduler run a request that costs it nothing.
 

@@ -10,8 +10,10 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Build the series and run it: the demo, its tests, or nova's gates.
+"""Build the series and run it: the demo, the lab, its tests, nova's gates.
 
+``lab`` takes a command and its options: ``run.py lab bench --quick``; see
+``run.py lab --help``.
 ``test`` is all of the tests; a filter or stestr's own options may follow
 the name of any of them: ``run.py unit identity``, ``run.py nova -- -1``.
 ``short`` is what is run for a release that is not the newest, and ``all``
@@ -22,6 +24,7 @@ with, in an environment of its own.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -84,13 +87,14 @@ def run_suite(name, release, tree, python, args=()):
     if name in ('integration', 'stuck'):
         # Some of it runs nova with the other bases.
         build_others(release)
+    extra = lab_extra(release, python) if name == 'integration' else None
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
                  for module in suites.modules(root, path)]
         modes = suites.modes(release, name) if where == 'tree' else (None,)
         total += _run(f'{name}-{where}', root, names, python, modes,
-                      OPTIONS.get(name, ()) + tuple(args))
+                      OPTIONS.get(name, ()) + tuple(args), extra)
     return total
 
 
@@ -108,6 +112,12 @@ def _run(label, root, names, python, modes, options, extra=None):
         say(f'== {where}: {result} ({clock})')
         total += result
     return total
+
+
+def lab_extra(release, python):
+    """The folder of the lab's own packages; None where none are locked."""
+    lock = release.extra_lock('lab')
+    return environment.extra(python, lock) if lock.is_file() else None
 
 
 def build_others(release):
@@ -172,17 +182,43 @@ def run_all(release, tree, python):
     return total
 
 
+def run_lab(release, args, python=None, extra=True):
+    """Run a command of the lab and return its exit code.
+
+    :param args: the command and its options; --release and --python among
+        them count as if they stood before it
+    :param extra: whether it needs the packages of the lab's own lock file
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--release', default=release)
+    parser.add_argument('--python', default=python)
+    options, args = parser.parse_known_args(args)
+    release = changes.release(options.release)
+    series.build(release)
+    python = environment.ensure(release.name, options.python)
+    path = [os.environ.get('PYTHONPATH')]
+    if extra:
+        # The measurements of restarts run with the companion as well.
+        build_others(release)
+        found = lab_extra(release, python)
+        path += [str(found)] if found else []
+    return subprocess.run(
+        [python, '-m', 'lab', *args], cwd=ROOT, env={
+            **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))
+        }).returncode
+
+
 # Of more than one suite, or of another base; the last two take no filter.
 RUNS = {'test': run_test, 'companion': run_companion, 'short': run_short,
         'all': run_all}
-WHAT = ('demo', *SUITES, *RUNS, *GATES)
+WHAT = ('demo', 'lab', *SUITES, *RUNS, *GATES)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='run', description=__doc__.partition('\n')[0],
         usage='run.py [-h] [--release RELEASE] [--python VERSION] {'
-              + ','.join(WHAT) + '} [FILTER | -- OPTION ...]')
+              + ','.join(WHAT) + '} [FILTER | OPTION ... | -- OPTION ...]')
     parser.add_argument('--release', default=RELEASE,
                         help=f'{RELEASE} by default')
     parser.add_argument('--python', metavar='VERSION',
@@ -190,10 +226,16 @@ def main(argv=None):
                              'on by default')
     parser.add_argument('what', choices=WHAT)
     parser.add_argument('args', nargs=argparse.REMAINDER,
-                        help='a filter, or options of "stestr run" after --')
+                        help='a filter, or options of "stestr run" after '
+                             '--; for lab, a command and its options')
     options = parser.parse_args(argv)
     args = options.args[options.args[:1] == ['--']:]
     clock = Clock()
+    if options.what == 'lab':
+        return run_lab(options.release, args, options.python)
+    if options.what == 'demo':
+        return run_lab(options.release, ['demo', *args], options.python,
+                       extra=False)
     release = changes.release(options.release)
     if args and options.what in (*GATES, 'short', 'all'):
         raise Error(f'{options.what} takes no arguments')
@@ -203,9 +245,6 @@ def main(argv=None):
         return 0
     tree = series.build(release)
     python = environment.ensure(release.name, options.python)
-    if options.what == 'demo':
-        return subprocess.run([python, '-m', 'lab.commands.demo', *args],
-                              cwd=ROOT).returncode
     more = [args] if args else []
     if options.what in RUNS:
         total = RUNS[options.what](release, tree, python, *more)

@@ -10,17 +10,14 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.commands.demo: nova-scheduler whose workers each have a host.
+"""nova-scheduler whose workers each have a host, shown.
 
 Starts it for real, shows the queues, the records and who answers, kills a
 worker and shows it come back under its name.
 """
 
-import argparse
 import datetime
 import os
-import signal
-import sys
 import tempfile
 import time
 
@@ -117,87 +114,49 @@ def on_broker(out, options, tree):
     with cloud.Cloud(conf=conf) as this:
         out.say('databases on %s, a Placement' % (
             'MariaDB' if this.database.server else 'SQLite'))
-        try:
-            with this.scheduler(NODE, options.workers, options.mode,
-                                tree, hosts=True) as scheduler, \
-                    this.client() as client:
-                scheduler.wait_ready()
-                this.wait(lambda: all(record.last_seen_up for record
-                                      in this.services()), 30, 'heartbeats')
-                out.say('nova-scheduler serves with %d workers on host %s' % (
-                    options.workers, NODE))
-                show(out, this, scheduler, client)
-                kill(out, this, scheduler, client, min(2, options.workers))
-            out.say('stopped')
-        except Exception:
-            keep_log(this.log())
-            raise
+        with this.scheduler(NODE, options.workers, options.mode,
+                            tree, hosts=True) as scheduler, \
+                this.client() as client:
+            scheduler.wait_ready()
+            this.wait(lambda: all(record.last_seen_up for record
+                                  in this.services()), 30, 'heartbeats')
+            out.say('nova-scheduler serves with %d workers on host %s' % (
+                options.workers, NODE))
+            show(out, this, scheduler, client)
+            kill(out, this, scheduler, client, min(2, options.workers))
+        out.say('stopped')
 
 
 def in_one_process(out, options, tree):
     print('No RabbitMQ answers at 127.0.0.1:5672, so the workers run in one '
           "process on nova's embedded fake RPC driver, with SQLite.")
     with tempfile.TemporaryDirectory(prefix='lab-embedded-') as folder:
-        try:
-            records, pings = embedded.run(
-                folder, NODE, options.workers, tree,
-                cloud.mode_env(options.mode, tree))
-        except LabError as error:
-            keep_log(str(error))
-            raise
+        records, pings = embedded.run(
+            folder, NODE, options.workers, tree,
+            cloud.mode_env(options.mode, tree))
     out.table('Records', ['Host', 'State', 'Last heartbeat'],
               record_rows(records))
     out.table('Who answers', ['Server name', 'Answered by worker'],
               pings.items())
 
 
-def keep_log(text):
-    """Keep a log of what failed, and say where."""
-    if text:
-        with tempfile.NamedTemporaryFile(
-                'w', prefix='lab-demo-', suffix='.log',
-                delete=False) as stream:
-            stream.write(text)
-        print('The log is in %s.' % stream.name, file=sys.stderr)
-
-
-def interrupt(signum, frame):
-    raise KeyboardInterrupt
-
-
-def main():
-    parser = argparse.ArgumentParser(prog='python -m lab.commands.demo',
-                                     description=__doc__)
+def add_arguments(parser):
     parser.add_argument('--tree', help='folder of the nova to run (default: '
                                        'the installed one)')
     parser.add_argument('--workers', type=int, default=3)
     parser.add_argument('--mode', choices=['threading', 'eventlet'],
                         help='(default: threading, if it has that)')
-    options = parser.parse_args()
-    if options.workers < 1:
-        parser.error('at least one worker')
-    # A shell that runs us in the background lets us ignore SIGINT.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, interrupt)
+
+
+def main(args, results):
+    if args.workers < 1:
+        raise LabError('at least one worker')
     out = Output()
-    try:
-        tree = options.tree or cloud.find_tree()
-        out.say('nova from %s' % (
-            os.path.relpath(tree) if tree else 'the environment'))
-        if broker.Broker().answers():
-            on_broker(out, options, tree)
-        else:
-            in_one_process(out, options, tree)
-    except KeyboardInterrupt:
-        print('Interrupted; what the demo started is ended.',
-              file=sys.stderr)
-        return 130
-    except Exception as error:
-        line = getattr(error, 'line', None) or str(error) or repr(error)
-        print('Failed: %s' % line.splitlines()[0], file=sys.stderr)
-        return 1
+    tree = args.tree or cloud.find_tree()
+    out.say('nova from %s' % (
+        os.path.relpath(tree) if tree else 'the environment'))
+    if broker.Broker().answers():
+        on_broker(out, args, tree)
+    else:
+        in_one_process(out, args, tree)
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -10,15 +10,15 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.measure.records: what a round of all workers costs MariaDB.
+"""What a round of all workers costs MariaDB: the election, the heartbeats.
 
-Two rounds, with 1 to 6400 records of nova-scheduler that are all up, on stock
-and with the series:
+With many records of nova-scheduler that are all up, on stock and with the
+series:
 
 * election: each worker runs the periodic task of the host discovery once. The
   discovery itself is left out. With the series the first worker of each node
   reads all records in its first round, or when the leader has changed, and
-  the later rounds are those of the steady state. Nodes have ten workers.
+  the later rounds are those of the steady state. Nodes have 64 workers.
 * heartbeat: each worker writes its heartbeat once, by the servicegroup driver.
 
 Each tree runs its own code in a process of its own, with one connection to
@@ -28,40 +28,46 @@ go with a read or a write, but not the pings of the connection; and
 ``Rows_read``, the rows that the storage engine was asked for.
 
 Where each reads all records, 6400 workers read 41 million rows. So only those
-of one node do that, and the counts are scaled to all. These are marked with a
-``*``; all others are what was counted.
+of one node do that, and the counts are scaled to all.
 
 On stock a record is that of a node, whose workers all elect and all write into
 the one record. So the numbers for stock are those of as many nodes with one
 worker each.
 """
 
-import argparse
 import copy
 import json
 import os
 import subprocess
 import sys
-import tempfile
+import time
 import types
 
-import prettytable
 import sqlalchemy
 
 from lab import LabError
-from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import database
 from lab.servers import placement
 
-WORKERS = (1, 10, 100, 1000, 6400)
-NODE = 'bench-records'
 BINARY = 'nova-scheduler'
+TOPIC = 'scheduler'
+# Workers of a node; of more only these do what reads all records.
+NODE = 64
 
-# Of more workers than ALL, only SAMPLE, which are a node's, do what reads all
-# records.
-ALL = 100
-SAMPLE = 10
+# Records that are up, because they are new: worker 1 to 64 of node 1, ...
+INSERT = (
+    'INSERT INTO services (created_at, last_seen_up, host, `binary`, topic, '
+    'report_count, disabled, deleted, forced_down, version, uuid) SELECT '
+    "UTC_TIMESTAMP, UTC_TIMESTAMP, CONCAT('lab-scale-', LPAD((seq - 1) DIV "
+    f"{NODE} + 1, 4, '0'), '-worker-', (seq - 1) MOD {NODE} + 1), '{BINARY}', "
+    f"'{TOPIC}', 0, 0, 0, 0, 73, UUID() FROM seq_1_to_%d")
+
+
+def host(number):
+    """The worker host of a record, from 1."""
+    node, worker = divmod(number - 1, NODE)
+    return 'lab-scale-%04d-worker-%d' % (node + 1, worker + 1)
 
 
 class Session:
@@ -93,31 +99,25 @@ class Session:
         """Call a function for each item, and count for all workers.
 
         :param items: one for each worker, or for some of them
-        :returns: statements and rows read, and whether that is scaled
+        :returns: statements, rows read, and seconds
         """
-        before = self._look()
+        before, began = self._look(), time.monotonic()
         for item in items:
             function(item)
+        seconds = time.monotonic() - began
         session, *counted = (
             b - a - cost for a, b, cost in
             zip(before, self._look(), self._cost))
         if session:
             raise LabError('the connection to the database was lost')
-        done = len(items)
-        return [count * workers // done for count in counted], done < workers
+        return [count * workers / len(items) for count in
+                (*counted, seconds)]
 
 
 def write_records(engine, workers):
-    """Write the records, which are up because they are new."""
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text('DELETE FROM services'))
-        connection.execute(sqlalchemy.text(
-            'INSERT INTO services (created_at, host, `binary`, topic, '
-            'report_count, disabled, deleted, forced_down, version, uuid) '
-            "SELECT UTC_TIMESTAMP, CONCAT(:node, '-', LPAD((seq - 1) DIV 10, "
-            "3, '0'), '-worker-', (seq - 1) MOD 10 + 1), :binary, "
-            "'scheduler', 0, 0, 0, 0, 73, UUID() FROM seq_1_to_%d" % workers),
-            {'node': NODE, 'binary': BINARY})
+        connection.execute(sqlalchemy.text(INSERT % workers))
 
 
 def measure(config, sizes):
@@ -159,10 +159,9 @@ def _rounds(context, session, discoveries, workers):
     # In the order in which all elect, so that the first one leads.
     records = sorted(objects.ServiceList.get_by_binary(context, BINARY),
                      key=lambda record: record.host)
-    some = workers if workers <= ALL else SAMPLE
     managers = [types.SimpleNamespace(
         host=record.host, servicegroup_api=servicegroup_api)
-        for record in records[:some]]
+        for record in records[:NODE]]
 
     def discover(one):
         # Stock knows a worker by [DEFAULT] host, and the series by its own.
@@ -188,7 +187,7 @@ def _rounds(context, session, discoveries, workers):
         # All others now remember the same as the last one of these.
         managers += [types.SimpleNamespace(
             host=record.host, leader=copy.copy(managers[-1].leader))
-            for record in records[some:]]
+            for record in records[NODE:]]
         yield 'later', election()
         # As nova.workers.heartbeat.Heartbeat.join does.
         for record in records:
@@ -209,80 +208,30 @@ def _rounds(context, session, discoveries, workers):
 def run(base, folder, tree, sizes):
     """Measure one tree, in a process that imports its nova.
 
-    :returns: what ``measure`` prints
+    :param base: a ``database.Database`` on a MariaDB
+    :param folder: for its files
+    :param sizes: numbers of workers
+    :returns: for each size a dict: round -> statements, rows read, seconds,
+        of all workers
     :raises LabError: when it fails
     """
-    config = os.path.join(folder, 'nova.conf')
+    config = os.path.join(folder, 'records.conf')
     with open(config, 'w') as stream:
         stream.write(
-            '[DEFAULT]\ntransport_url = fake:/\nservice_down_time = 3600\n'
+            '[DEFAULT]\ntransport_url = fake:/\nservice_down_time = 36000\n'
             'log_file = %s\n[database]\nconnection = %s\n' % (
                 os.path.join(folder, 'log'), base.urls['main']))
     env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
                PYTHONPATH=database.nova_path(tree, placement.ROOT))
     done = subprocess.run(
-        [sys.executable, '-m', 'lab.measure.records', '--measure', config,
-         '--workers', *map(str, sizes)],
-        env=env, text=True, capture_output=True, timeout=600)
+        [sys.executable, '-m', 'lab.measure.records', config,
+         *map(str, sizes)],
+        env=env, text=True, capture_output=True, timeout=1800)
     if done.returncode:
         raise LabError('the measurement ended with %d' % done.returncode,
                        done.stdout + done.stderr)
     return json.loads(done.stdout)
 
 
-def cell(measured):
-    """A round as it stands in the table."""
-    (statements, rows), scaled = measured
-    return '%s (%s)%s' % (f'{statements:,}', f'{rows:,}', '*' * scaled)
-
-
-def compare(options):
-    server = database.MariaDB()
-    if not server.answers():
-        raise LabError('no MariaDB answers at 127.0.0.1:%d' % server.port)
-    ours = options.tree or cloud.find_tree()
-    for tree, has in ((options.stock, False), (ours, True)):
-        if cloud.has_worker_hosts(tree) != has:
-            raise LabError('%s has %s worker hosts' % (
-                tree, 'no' if has else 'got'))
-    table = prettytable.PrettyTable(
-        ['workers', 'election: stock', 'series, first', 'series, later',
-         'heartbeat: stock', 'series'], align='r')
-    with tempfile.TemporaryDirectory(prefix='lab-bench-') as folder, \
-            database.Database(broker.Broker().transport_url, server) as base:
-        results = [run(base, folder, tree, options.workers)
-                   for tree in (options.stock, ours)]
-    for workers, stock, series in zip(options.workers, *results):
-        table.add_row([f'{workers:,}', *map(cell, (
-            stock['election'], series['first'], series['later'],
-            stock['heartbeat'], series['heartbeat']))])
-    print('Database statements (and rows read) per round of all workers')
-    print(table)
-    print('* %d workers measured, scaled to all' % SAMPLE)
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        prog='python -m lab.measure.records', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--stock', help='folder of a nova without the series')
-    parser.add_argument('--tree', help='folder of the nova with the series '
-                                       '(default: the installed one)')
-    parser.add_argument('--workers', type=int, nargs='+', default=WORKERS)
-    parser.add_argument('--measure', help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if not (options.stock or options.measure):
-        parser.error('--stock is needed')
-    try:
-        if options.measure:
-            measure(options.measure, options.workers)
-        else:
-            compare(options)
-    except LabError as error:
-        print('Failed: %s' % error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    measure(sys.argv[1], [int(size) for size in sys.argv[2:]])

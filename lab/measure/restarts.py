@@ -10,7 +10,20 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""What operators do to a service that is in use, and that may lose no call."""
+"""Calls that are lost where workers are stopped and started.
+
+What operators do to a service that is in use, and that may lose no call.
+"""
+
+import functools
+
+from lab.measure import pairs
+from lab import process
+from lab import rpc
+from lab.servers import cloud
+
+TITLE = ('Calls lost where workers stop: two nodes, 3 and 1 workers, callers '
+         'who wait 12 s')
 
 # Of the first node; the second has fewer, as it is there to go on serving.
 WORKERS = 3
@@ -94,3 +107,56 @@ class Nodes:
         """End both, in an orderly way."""
         for scheduler in self._schedulers.values():
             scheduler.stop(TIMEOUT)
+
+
+def setting(text):
+    """Configuration from SECTION.OPTION=VALUE, as argparse takes it."""
+    name, found, value = text.partition('=')
+    section, _, option = name.partition('.')
+    if not (section and option and found):
+        raise ValueError
+    return {section: {option: value}}
+
+
+def add_arguments(group):
+    group.add_argument('--companion', metavar='TREE',
+                       help='folder of the built oslo.messaging (default: '
+                            'that of the release)')
+    group.add_argument('--times', type=int, default=1, metavar='N',
+                       help='of each in a round (default: 1)')
+    group.add_argument('--calls', type=int, metavar='N',
+                       help='answered around each (default: 5000, or 1000)')
+    group.add_argument('--set', nargs='*', default=[], type=setting,
+                       metavar='SECTION.OPTION=VALUE',
+                       help='configuration of all')
+
+
+def variants(args, stack):
+    companion = args.companion or cloud.built_tree() + '-oslo.messaging'
+    made = pairs.start_cloud(args, stack, pairs.merged(*args.set))
+    for name, tree, conf in pairs.kinds(args):
+        for suffix, packages in (('', ()),
+                                 (' with the companion', (companion,))):
+            yield pairs.Variant(name + suffix, functools.partial(
+                measure, made, args, tree, conf, packages))
+
+
+def measure(made, args, tree, conf, packages):
+    row = dict.fromkeys(Nodes.EVENTS.values(), 0)
+    nodes = Nodes(made, args.mode, tree=tree, conf=conf, packages=packages)
+    answered = 0
+    for event, name in Nodes.EVENTS.items():
+        for _time in range(args.times):
+            with pairs.calling(made, 12, rpc.Client.work) as callers:
+                getattr(nodes, event)()
+                process.wait(
+                    lambda: callers.counts().answered >= args.calls, 600,
+                    f'{args.calls} answers', made.log)
+            counts = callers.counts()
+            row[name] += counts.lost + counts.failed
+            answered += counts.answered
+            if event == 'scale_down':
+                nodes.scale_up()
+    nodes.stop()
+    return {f'{name}, lost': lost for name, lost in row.items()
+            } | {'calls answered': answered}

@@ -10,14 +10,15 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""python -m lab.measure.roster: how long ``nova-manage worker ping`` takes.
+"""Many worker identities without as many processes.
 
-Many worker records, a few of whose workers are gone: their queues are there,
-but nobody takes the ping. The others are consumers which answer as
-oslo.messaging's RPC servers do, all in one process.
+Their records are in MariaDB and their queues in RabbitMQ: to each worker one
+of its own and one for what is cast to all. All are consumed by one process
+that answers as oslo.messaging's RPC servers do; a few workers are gone, so
+that their queues are there but nobody takes a ping.
 """
 
-import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -29,23 +30,19 @@ import uuid
 import kombu
 
 from lab import LabError
+from lab.measure import records
 from lab import process
 from lab.servers import broker as lab_broker
-from lab.servers import cloud
 from lab.servers import database
 from lab.servers import placement
 
-NODE = 'bench-roster'
-TOPIC = 'scheduler'
-MODES = ('threading', 'eventlet')
-
-
-def host(number):
-    return '%s-worker-%d' % (NODE, number)
+TOPIC = records.TOPIC
+# Seconds that a ping waits for those that do not answer.
+TIMEOUT = 5
 
 
 def queue(number):
-    return '%s.%s' % (TOPIC, host(number))
+    return '%s.%s' % (TOPIC, records.host(number))
 
 
 def answer(message, producer):
@@ -61,138 +58,119 @@ def answer(message, producer):
 
 
 def serve(url, workers, silent):
-    """Be the workers 1 to ``workers`` until stdin is closed.
+    """Be the workers 1 to ``workers``, as long as our parent lives.
 
     :param silent: how many of them, evenly spread, do not answer
     """
     with kombu.Connection(url) as connection:
         channel = connection.channel()
         producer = kombu.Producer(channel)
-        # As oslo.messaging declares it by default.
+        # As oslo.messaging declares them by default.
         exchange = kombu.Exchange('nova', 'topic', durable=False)
+        fanout = kombu.Exchange(TOPIC + '_fanout', 'fanout', durable=False,
+                                auto_delete=True)
         dead = {workers * n // silent for n in range(1, silent + 1)}
         queues = []
         for number in range(1, workers + 1):
-            declared = kombu.Queue(
-                queue(number), exchange, queue(number), durable=False,
-                channel=channel)
-            declared.declare()
-            if number not in dead:
-                queues.append(declared)
+            own = kombu.Queue(queue(number), exchange, queue(number),
+                              durable=False, channel=channel)
+            cast = kombu.Queue(
+                '%s_fanout_%032d' % (TOPIC, number), fanout, durable=False,
+                auto_delete=True, channel=channel)
+            for declared in (own, cast):
+                declared.declare()
+            queues += [cast] if number in dead else [own, cast]
         with kombu.Consumer(
                 channel, queues, prefetch_count=100,
                 on_message=lambda message: answer(message, producer)):
             print('ready', flush=True)
             while os.getppid() == int(os.environ['LAB_PARENT']):
-                try:
+                with contextlib.suppress(TimeoutError):
                     connection.drain_events(timeout=1)
-                except TimeoutError:
-                    pass
 
 
-def records(base, workers):
-    """Write the records of the workers."""
-    base.execute(
-        'main', 'INSERT INTO services (created_at, last_seen_up, host, '
-        '`binary`, topic, report_count, disabled, deleted, forced_down, '
-        'version, uuid) SELECT UTC_TIMESTAMP, UTC_TIMESTAMP, '
-        "CONCAT(:node, '-worker-', seq), 'nova-scheduler', :topic, 1, 0, 0, "
-        '0, 73, UUID() FROM seq_1_to_%d' % workers, node=NODE, topic=TOPIC)
+class Identities:
+    """The workers 1 to some number, in a ``with``."""
 
+    def __init__(self, broker, base, workers, silent):
+        """Remember what is to be there.
 
-def measure(options, config, tree, mode):
-    """One run of the command.
+        :param broker: a ``broker.Broker`` that nothing else uses
+        :param base: a ``database.Database`` for it, on a MariaDB
+        :param silent: how many of them do not answer
+        """
+        self.broker = broker
+        self.base = base
+        self.workers = workers
+        self.silent = silent
+        self._stack = contextlib.ExitStack()
 
-    :returns: the seconds it took
-    :raises LabError: when it does not find what it has to find
-    """
-    env = dict(os.environ, PYTHONPATH=database.nova_path(tree),
-               OS_NOVA_DISABLE_EVENTLET_PATCHING=(
-                   'true' if mode == 'threading' else 'false'))
-    began = time.monotonic()
-    done = subprocess.run(
-        [database.program('nova-manage'), '--config-file', config, 'worker',
-         'ping', '--timeout', str(options.timeout)],
-        env=env, text=True, capture_output=True, timeout=600)
-    seconds = time.monotonic() - began
-    named = [line for line in done.stderr.splitlines()
-             if line.endswith(': no answer in %g seconds' % options.timeout)]
-    if done.returncode != bool(options.silent) or (
-            len(named) != options.silent):
-        raise LabError('nova-manage worker ping ended with %d' %
-                       done.returncode, done.stdout + done.stderr)
-    return seconds
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix='lab-scale-'))
+            self.base.execute('main', 'DELETE FROM services')
+            self.base.execute('main', records.INSERT % self.workers)
+            self._config = os.path.join(folder, 'nova.conf')
+            with open(self._config, 'w') as stream:
+                stream.write(
+                    '[DEFAULT]\ntransport_url = %s\nhost = lab-scale\n'
+                    'service_down_time = 36000\n[database]\nconnection = %s\n'
+                    '[oslo_messaging_rabbit]\n'
+                    'rabbit_transient_queues_ttl = %d\n' % (
+                        self.broker.transport_url, self.base.urls['main'],
+                        lab_broker.QUEUE_TTL))
+            child = stack.enter_context(process.Child(
+                [sys.executable, '-m', 'lab.measure.roster', self.broker.url,
+                 str(self.workers), str(self.silent)],
+                os.path.join(folder, 'log'),
+                {'LAB_PARENT': str(os.getpid()),
+                 'PYTHONPATH': database.nova_path(placement.ROOT)},
+                stdout=subprocess.PIPE))
+            # Ends with the process, so it does not wait for ever.
+            if not child.process.stdout.readline():
+                raise LabError('the workers did not start', child.log())
+            self._stack = stack.pop_all()
+        return self
 
+    def __exit__(self, *exc):
+        self._stack.close()
 
-def run(options):
-    tree = options.tree or cloud.find_tree()
-    if not cloud.has_worker_hosts(tree):
-        raise LabError('the nova to run has no worker hosts')
-    broker = lab_broker.Broker(options.broker)
-    if not broker.answers():
-        raise LabError('no RabbitMQ answers at ' + broker.url)
-    names = [queue(number) for number in range(1, options.workers + 1)]
-    with tempfile.TemporaryDirectory(prefix='lab-bench-') as folder, \
-            database.Database(broker.transport_url,
-                              database.MariaDB()) as base:
-        records(base, options.workers)
-        config = os.path.join(folder, 'nova.conf')
-        with open(config, 'w') as stream:
-            stream.write(
-                '[DEFAULT]\ntransport_url = %s\nhost = %s\n'
-                '[database]\nconnection = %s\n'
-                '[oslo_messaging_rabbit]\nrabbit_transient_queues_ttl = %d\n'
-                % (broker.transport_url, NODE, base.urls['main'],
-                   lab_broker.QUEUE_TTL))
-        try:
-            with process.Child(
-                    [sys.executable, '-m', 'lab.measure.roster', '--serve',
-                     '--broker', broker.url,
-                     '--workers', str(options.workers),
-                     '--silent', str(options.silent)],
-                    os.path.join(folder, 'log'),
-                    {'LAB_PARENT': str(os.getpid()),
-                     'PYTHONPATH': placement.ROOT},
-                    stdout=subprocess.PIPE) as child:
-                if not child.process.stdout.readline():
-                    raise LabError('the workers did not start', child.log())
-                for mode in options.mode:
-                    print('%d workers, %d silent, timeout %g s, %s: %.1f s' % (
-                        options.workers, options.silent, options.timeout,
-                        mode, measure(options, config, tree, mode)))
-            left = [name for name, found in zip(names, broker.queues(names))
-                    if found and found[0]]
-            print('queues with messages left behind: %d' % len(left))
-        finally:
-            broker.delete(names)
+    def _manage(self, *arguments):
+        env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true')
+        began = time.monotonic()
+        done = subprocess.run(
+            [database.program('nova-manage'), '--config-file', self._config,
+             'worker', *arguments],
+            env=env, text=True, capture_output=True, timeout=1800)
+        return done, time.monotonic() - began
 
+    def list(self):
+        """The seconds that ``nova-manage worker list`` takes.
 
-def main():
-    parser = argparse.ArgumentParser(prog='python -m lab.measure.roster',
-                                     description=__doc__)
-    parser.add_argument('--tree', help='folder of the nova to run (default: '
-                                       'the installed one)')
-    parser.add_argument('--workers', type=int, default=1000)
-    parser.add_argument('--silent', type=int, default=10)
-    parser.add_argument('--timeout', type=float, default=5)
-    parser.add_argument('--mode', nargs='*', default=MODES,
-                        choices=MODES)
-    parser.add_argument('--broker', default=lab_broker.LOCAL, metavar='URL')
-    parser.add_argument('--serve', action='store_true',
-                        help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if not 0 <= options.silent <= options.workers:
-        parser.error('0 <= silent <= workers')
-    try:
-        if options.serve:
-            serve(options.broker, options.workers, options.silent)
-        else:
-            run(options)
-    except LabError as error:
-        print('Failed: %s' % error, file=sys.stderr)
-        return 1
-    return 0
+        :raises LabError: when it does not find all
+        """
+        done, seconds = self._manage('list')
+        found = done.stdout.count('lab-scale-')
+        if done.returncode or found < self.workers:
+            raise LabError('nova-manage worker list found %d of %d workers' % (
+                found, self.workers), done.stdout + done.stderr)
+        return seconds
+
+    def ping(self):
+        """The seconds that ``nova-manage worker ping`` takes.
+
+        :raises LabError: when it does not name just those that are silent
+        """
+        done, seconds = self._manage('ping', '--timeout', str(TIMEOUT))
+        named = [line for line in done.stderr.splitlines()
+                 if line.endswith(': no answer in %g seconds' % TIMEOUT)]
+        if len(named) != self.silent or done.returncode != bool(self.silent):
+            raise LabError('nova-manage worker ping named %d workers, and %d '
+                           'are silent' % (len(named), self.silent),
+                           done.stdout + done.stderr)
+        return seconds
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -68,19 +68,31 @@ class Broker:
 
     def queues(self, names):
         """Like ``queue`` for several names, over one connection."""
-        found = []
         with self._connection() as connection:
-            for name in names:
-                # A refused declaration closes its channel.
-                channel = connection.channel()
-                try:
-                    answer = channel.queue_declare(queue=name, passive=True)
-                    found.append((answer.message_count,
-                                  answer.consumer_count))
-                    channel.close()
-                except amqp.exceptions.NotFound:
-                    found.append(None)
-        return found
+            return [self._look(connection, name) for name in names]
+
+    @staticmethod
+    def _look(connection, name):
+        # A refused declaration closes its channel.
+        channel = connection.channel()
+        try:
+            answer = channel.queue_declare(queue=name, passive=True)
+        except amqp.exceptions.NotFound:
+            return None
+        channel.close()
+        return answer.message_count, answer.consumer_count
+
+    def consumed(self, names):
+        """How many of the queues have a consumer, up to the first without.
+
+        :raises OSError: when the broker cannot be reached
+        """
+        with self._connection() as connection:
+            for number, name in enumerate(names):
+                found = self._look(connection, name)
+                if not found or not found[1]:
+                    return number
+        return len(names)
 
     def delete(self, names):
         """Delete queues, if they are there and nobody consumes from them.
@@ -131,6 +143,41 @@ class PrivateBroker(Broker, process.PrivateServer):
             [CTL, '--quiet', *arguments], check=True, text=True,
             env=dict(os.environ, **self._env()),
             stdout=subprocess.PIPE).stdout.splitlines()
+
+    def count(self, what):
+        """How many of something there are.
+
+        :param what: ``queues``, ``connections``, ``channels``
+        """
+        return len(self.ctl('list_' + what, '--no-table-headers', {
+            'queues': 'name'}.get(what, 'pid')))
+
+    def evaluate(self, expression):
+        """The integer that an expression of Erlang has in the broker."""
+        return int(self.ctl('eval', expression + '.')[0])
+
+    def sizes(self):
+        """What it holds now, with no garbage: Erlang processes, bytes."""
+        self.ctl('force_gc')
+        return {'processes': self.evaluate(
+                    'erlang:system_info(process_count)'),
+                'memory': self.evaluate('erlang:memory(total)')}
+
+    def limits(self):
+        """The most that there may be of what ``sizes`` has."""
+        return {'processes': self.evaluate(
+                    'erlang:system_info(process_limit)'),
+                'memory': self.evaluate(
+                    'vm_memory_monitor:get_memory_limit()')}
+
+    def published(self):
+        """How many messages clients have sent since it was started.
+
+        RabbitMQ 3.9 and newer count them, with no plugin.
+        """
+        return self.evaluate(
+            'lists:sum([maps:get(messages_received_total, Counted, 0) || '
+            'Counted <- maps:values(rabbit_global_counters:overview())])')
 
     def _env(self):
         return {

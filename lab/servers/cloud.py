@@ -67,6 +67,60 @@ def find_tree():
                    '"python3 tools/series.py build 2026.2"')
 
 
+def built_tree(tree=None):
+    """The folder that tools/series.py has built a nova tree in.
+
+    :param tree: folder of a tree; the installed nova if None
+    :raises LabError: when it is not one of those, but of a wheel, say
+    """
+    tree = os.path.dirname(_path_in(tree))
+    if not os.path.isdir(os.path.join(tree, '.git')):
+        raise LabError('%s was not built by tools/series.py, so there is no '
+                       'stock nova beside it: name one with --stock' % tree)
+    return tree
+
+
+def stock_tree(tree=None):
+    """Stock nova beside a built tree: the commit it is based on.
+
+    Made when it is not there yet; a matter of seconds.
+
+    :param tree: as for ``built_tree``
+    :returns: folder of a nova tree
+    :raises LabError: when it cannot be made
+    """
+    tree = built_tree(tree)
+    folder = os.path.join(os.path.dirname(tree),
+                          'stock-' + os.path.basename(tree))
+    git = ['git', '-c', 'safe.directory=*', '-C', tree]
+    found = subprocess.run([*git, 'rev-parse', '--verify', 'base^{commit}'],
+                           capture_output=True, text=True)
+    if found.returncode:
+        raise LabError('%s has no commit "base": build it again' % tree)
+    stamp = os.path.join(folder, '.base')
+    if os.path.exists(stamp):
+        with open(stamp) as stream:
+            if stream.read() == found.stdout:
+                return folder
+        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(
+            prefix='.tmp-', dir=os.path.dirname(tree)) as scratch:
+        archive = os.path.join(scratch, 'tar')
+        made = os.path.join(scratch, 'tree')
+        os.mkdir(made)
+        for command in ([*git, 'archive', '--output', archive,
+                         '--format', 'tar', 'base'],
+                        ['tar', '-x', '-f', archive, '-C', made]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise LabError('%s failed' % command[0], done.stderr)
+        with open(os.path.join(made, '.base'), 'w') as stream:
+            stream.write(found.stdout)
+        # Renamed into place, so that it is there whole or not at all.
+        os.rename(made, folder)
+    return folder
+
+
 def modes(tree=None):
     """The concurrency modes that nova-scheduler has, the usual one first.
 
@@ -193,12 +247,18 @@ class Service(process.Child):
         :param timeout: seconds
         :raises LabError: when not in time, or when the process has ended
         """
+        # Those that consume are not asked again and again: with many
+        # workers that would be much of what the machine does meanwhile.
+        left = list(self.numbers)
+
         def ready():
             if not self.running():
                 raise LabError('%s has ended with %d' % (
                     self.binary, self.returncode), self.log())
-            return (len(self.workers()) == self.worker_count and
-                    len(self.consuming()) == self.worker_count)
+            if not self.hosts:
+                return len(self.consuming()) == self.worker_count
+            del left[:self.broker.consumed([self.queue(n) for n in left])]
+            return not left and len(self.workers()) == self.worker_count
 
         process.wait(ready, timeout, '%d workers of %s to consume' % (
             self.worker_count, self.node), self.log)
@@ -234,6 +294,12 @@ class Scheduler(Service):
     binary = 'nova-scheduler'
 
 
+class Conductor(Service):
+    """A running nova-conductor; made by ``Cloud.conductor``."""
+
+    binary = 'nova-conductor'
+
+
 class Cloud:
     """Databases, Placement and a broker for nova-schedulers.
 
@@ -257,6 +323,7 @@ class Cloud:
         self.folder = None
         self.placement = None
         self.schedulers = []
+        self.conductors = []
         self._names = {'scheduler'}
         self._stack = contextlib.ExitStack()
 
@@ -357,6 +424,24 @@ class Cloud:
         self._names.update(scheduler.queue_names())
         return scheduler
 
+    def conductor(self, node='conductor-node-1', workers=3, broker=None,
+                  **options):
+        """Start a nova-conductor; ``wait_ready`` waits until it serves.
+
+        :param node: the value of ``[DEFAULT] host``, unlike a scheduler's
+        :param workers: the number of its workers
+        :param broker: the ``broker.Broker`` that it is configured to consume
+            from; the cloud's if None
+        :param options: as for ``scheduler``
+        :returns: ``Conductor``
+        """
+        conductor = self._start(Conductor, node, workers, broker=broker,
+                                **options)
+        self.conductors.append(conductor)
+        if conductor.broker is self.broker:
+            self._names.update(conductor.queue_names())
+        return conductor
+
     def _start(self, kind, node, workers, mode=None, tree=None, conf=None,
                env=None, hosts=None, packages=(), programs=None, broker=None):
         """Start a service with workers; as for ``scheduler``, and
@@ -416,9 +501,10 @@ class Cloud:
                 if record.binary == 'nova-scheduler']
 
     def log(self):
-        """The logs of all schedulers, one after the other."""
+        """The logs of all services with workers, one after the other."""
         # Two of one node, one after the other, have one log.
-        logs = {child.log_path: child.log for child in self.schedulers}
+        logs = {child.log_path: child.log
+                for child in (*self.conductors, *self.schedulers)}
         return ''.join(log() for log in logs.values())
 
     def wait(self, condition, timeout, what):

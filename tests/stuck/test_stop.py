@@ -12,7 +12,7 @@
 
 """With the companion, a worker that is told to stop loses nothing.
 
-``python -m lab.measure.bench restarts`` does the same again and again, beside
+``tools/run.py lab bench restarts`` does the same again and again, beside
 stock.
 """
 

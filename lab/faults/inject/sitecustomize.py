@@ -85,11 +85,13 @@ def watch():
 
 def tell(path):
     import gc
-    from nova.scheduler import host_manager
+    # Other services than the scheduler know no aggregates.
+    kind = getattr(sys.modules.get('nova.scheduler.host_manager'),
+                   'HostManager', ())
     # What was frozen before the fork is not listed.
     gc.unfreeze()
     known = {aggregate.name for found in gc.get_objects()
-             if isinstance(found, host_manager.HostManager)
+             if isinstance(found, kind)
              for aggregate in list(found.aggs_by_id.values())}
     with open(path + '.new', 'w') as stream:
         json.dump({'aggregates': sorted(known), 'casts': list(casts),
@@ -119,10 +121,16 @@ class Wait:
 def _owner(method):
     """The class whose method it is."""
     from nova import baserpc
-    from nova.scheduler import host_manager
-    # Not the manager, which calls it: nova keeps what it found there.
-    return (baserpc.BaseRPCAPI if method == 'ping' else
-            host_manager.HostManager)
+    if method == 'ping':
+        return baserpc.BaseRPCAPI
+    # Not the scheduler's manager, which calls its own: nova keeps what it
+    # found there. What is not loaded is of another service.
+    for module, name in (('nova.scheduler.host_manager', 'HostManager'),
+                         ('nova.conductor.manager', 'ComputeTaskManager')):
+        owner = getattr(sys.modules.get(module), name, None)
+        if hasattr(owner, method):
+            return owner
+    raise AttributeError(method)
 
 
 def _replace(owner, name, seconds, concerned=lambda self: True):

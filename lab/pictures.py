@@ -1,0 +1,143 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Pictures of what the lab found, for a README, a page of paper, a slide.
+
+They can be read in black and white and by the colour-blind: what differs by
+colour differs by its line and marker, or by its hatching, as well. The same
+data make the same file, byte for byte.
+"""
+
+import math
+
+# Okabe and Ito's colours, those first that are dark enough on paper; and what
+# tells them apart without the colour: dashes, marker, hatching.
+STYLES = (
+    ('#D55E00', (0, (5, 2)), 's', '///'),
+    ('#0072B2', 'solid', 'o', ''),
+    ('#009E73', (0, (1, 1)), '^', '...'),
+    ('#000000', (0, (5, 1, 1, 1)), 'D', 'xxx'),
+    ('#CC79A7', (0, (3, 1, 1, 1, 1, 1)), 'v', '\\\\\\'),
+    ('#E69F00', (0, (8, 3)), 'P', '++'),
+    ('#56B4E9', (0, (1, 3)), 'X', 'oo'),
+)
+
+# Inches and points: text can be read where a README is 800 pixels wide.
+WIDTH, HEIGHT, FONT = 8, 4.2, 12
+DPI = 150
+
+RC = {
+    'font.family': 'DejaVu Sans', 'font.size': FONT,
+    'axes.titlesize': FONT, 'axes.grid': True, 'grid.alpha': 0.4,
+    'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.axisbelow': True, 'legend.frameon': False,
+    'hatch.linewidth': 0.8, 'savefig.facecolor': 'white',
+}
+
+
+def write(data, stem):
+    """Draw a picture and write it.
+
+    :param data: what ``results.Results`` keeps of it
+    :param stem: path of the files, without .svg and .png
+    :returns: the paths of the files
+    """
+    # Slow to import, and only needed here.
+    import matplotlib
+    from matplotlib import figure
+
+    # A salt, or ids are random; and no date. The text is drawn, so it looks
+    # the same wherever the fonts are not.
+    with matplotlib.rc_context(RC | {'svg.hashsalt': data['name'],
+                                     'svg.fonttype': 'path'}):
+        panels = data.get('panels') or {data['y']: data['series']}
+        made = figure.Figure(figsize=(WIDTH, HEIGHT), layout='constrained')
+        made.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+        axes = made.subplots(1, len(panels), squeeze=False)[0]
+        draw = _lines if data['kind'] == 'lines' else _bars
+        for one, (y, series) in zip(axes, panels.items()):
+            one.set_ylabel(y)
+            draw(one, data, series)
+        made.suptitle(data['picture'], fontsize=FONT + 1)
+        handles, labels = axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc='outside lower center',
+                    ncols=min(len(labels), 3))
+        paths = [f'{stem}.svg', f'{stem}.png']
+        made.savefig(paths[0], metadata={'Date': None})
+        made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
+    return paths
+
+
+def _ends(value):
+    """The median, the least and the most of a number or a ``Spread``."""
+    ends = (getattr(value, 'median', value), getattr(value, 'least', value),
+            getattr(value, 'most', value))
+    # What is infinite has no place in a picture.
+    return [end if math.isfinite(end) else math.nan for end in ends]
+
+
+def _styles(series):
+    """Each label with its values and style, which the first two always have.
+
+    :param series: dict: label -> values
+    """
+    others = STYLES[2:]
+    for number, (label, values) in enumerate(series.items()):
+        style = (STYLES[('stock', 'series').index(label)]
+                 if label in ('stock', 'series') else
+                 others[number % len(others)])
+        yield label, values, style
+
+
+def _lines(axes, data, series):
+    for number, (label, points, (colour, dashes, marker, _)) in enumerate(
+            _styles(series)):
+        xs = [x for x, _ in points]
+        middle, least, most = zip(*(_ends(y) for _, y in points))
+        axes.plot(xs, middle, color=colour, linestyle=dashes, marker=marker,
+                  # Those below can be seen where lines run together.
+                  markersize=max(4, 9 - 2 * number), label=label,
+                  linewidth=max(1.5, 3 - 0.75 * number),
+                  # Of many points only some are marked.
+                  markevery=max(1, len(xs) // 12))
+        axes.fill_between(xs, least, most, color=colour, alpha=0.2,
+                          linewidth=0)
+    axes.set_xlabel(data['x'])
+    if data['scale'] == 'log':
+        axes.set(xscale='log', yscale='log')
+    else:
+        axes.set_ylim(bottom=0)
+    for x, text in data['marks']:
+        axes.axvline(x, color='black', linestyle='dotted')
+        axes.annotate(text, (x, 1), xycoords=('data', 'axes fraction'),
+                      xytext=(4, 2), textcoords='offset points',
+                      fontsize=FONT - 1)
+
+
+def _bars(axes, data, series):
+    width = 0.8 / len(series)
+    places = range(len(data['groups']))
+    for number, (label, values, (colour, _, _, hatch)) in enumerate(
+            _styles(series)):
+        middle, least, most = zip(*map(_ends, values))
+        bars = axes.bar(
+            [place + (number - (len(series) - 1) / 2) * width
+             for place in places], middle, width, label=label, color=colour,
+            hatch=hatch, edgecolor='white' if not hatch else 'black',
+            # Of one value there is no range to be shown.
+            yerr=[[a - b or math.nan for a, b in zip(*ends)]
+                  for ends in ((middle, least), (most, middle))],
+            ecolor='black', capsize=3)
+        axes.bar_label(bars, fmt='{:.3g}', padding=2, fontsize=FONT - 2)
+    axes.set_xticks(list(places), data['groups'])
+    axes.grid(axis='x', visible=False)
+    axes.margins(y=0.1)
