@@ -35,6 +35,11 @@ running = []
 peak = [0]
 ended = []
 
+# What keeps the memory of the process in use, and by how many seconds its
+# clock is ahead.
+memory = []
+ahead = [0]
+
 # The names of aggregates that were cast, in the order of their arrival.
 casts = []
 
@@ -62,6 +67,39 @@ def hang_reply():
     # A cast has no reply to be sent.
     _replace(amqpdriver.AMQPIncomingMessage, 'reply', float('inf'),
              lambda message: message.msg_id)
+
+
+def exhaust():
+    import resource
+    # Nothing more from the kernel, and then all that there is is used up.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    for size in (1 << 20, 1 << 15, 1 << 10, 1 << 5):
+        try:
+            while True:
+                memory.append(bytearray(size))
+        except MemoryError:
+            pass
+
+
+def jump(seconds):
+    import datetime
+
+    from oslo_utils import timeutils
+    if not hasattr(timeutils.utcnow, 'original'):
+        time.time = _ahead(time.time, lambda: ahead[0])
+        time.time_ns = _ahead(time.time_ns, lambda: int(ahead[0] * 1e9))
+        timeutils.utcnow = _ahead(
+            timeutils.utcnow, lambda: datetime.timedelta(seconds=ahead[0]))
+    ahead[0] = seconds
+
+
+def _ahead(original, offset):
+    def now(*args, **kwargs):
+        return original(*args, **kwargs) + offset()
+
+    now.original = original
+    return now
 
 
 def release(calls):
