@@ -121,7 +121,7 @@ def show(results, chosen, outcomes):
         [fault.title for fault in chosen],
         {kind: [outcome.lost + outcome.failed for outcome in (
             outcomes[fault.name, kind] for fault in chosen)]
-         for kind in KINDS})
+         for kind in KINDS}, 'symlog')
 
 
 def seconds(value):
