@@ -16,6 +16,7 @@ Imported before everything else in the process, so it imports as little as
 it can: above all nothing that eventlet has to patch first.
 """
 
+import _thread
 import importlib.machinery
 import importlib.util
 import json
@@ -23,6 +24,9 @@ import os
 import signal
 import sys
 import time
+
+# Before eventlet has a green one.
+start_thread = _thread.start_new_thread
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -70,6 +74,11 @@ def hang_reply():
 
 
 def exhaust():
+    # Not here in the main thread, which would end with the error.
+    start_thread(_exhaust, ())
+
+
+def _exhaust():
     import resource
     # Nothing more from the kernel, and then all that there is is used up.
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
