@@ -21,9 +21,13 @@ ended though nothing was wrong with them. Restarts are of two nodes, with
 callers at full speed.
 
 Ends with 1 if, with the series, anybody was killed wrongly or a record was
-left over.
+left over, or if something could not be measured. The logs of nova-scheduler
+are written beside the tables.
 """
 
+import os
+
+from lab import LabError
 from lab.measure import faults
 from lab.servers import cloud
 
@@ -31,6 +35,8 @@ from lab.servers import cloud
 QUICK = ('stopped', 'blocked', 'rabbitmq-restart', 'sighup')
 
 NAMES = {fault.name: fault for fault in faults.FAULTS}
+# In the picture, of what could not be measured.
+NOTHING = faults.Outcome(0, 0, 0, 0, None, None, [], [])
 STOCK, SERIES = KINDS = 'stock', 'series'
 
 
@@ -53,14 +59,26 @@ def main(args, results):
     trees = {STOCK: args.stock or cloud.stock_tree(),
              SERIES: cloud.find_tree()}
     outcomes = {}
+    failed = []
+    os.makedirs(results.folder, exist_ok=True)
     with faults.Servers() as servers:
         for fault in chosen:
             for kind, tree in trees.items():
-                results.progress(f'{fault.title}: {kind}')
-                outcomes[fault.name, kind] = faults.measure(
-                    servers, fault, args.mode, tree)
+                log = f'{results.command}-{fault.name}-{kind}.log'
+                try:
+                    outcomes[fault.name, kind] = faults.measure(
+                        servers, fault, args.mode, tree,
+                        os.path.join(results.folder, log))
+                except LabError as error:
+                    # Hours may have gone into the others.
+                    failed.append(f'Not measured: {fault.title}, {kind}: '
+                                  f'{error.line}.')
+                    results.progress(failed[-1])
+                else:
+                    results.progress(f'{fault.title}, {kind}: ' + told(
+                        outcomes[fault.name, kind]))
     show(results, chosen, outcomes)
-    wrong = list(harm(chosen, outcomes))
+    wrong = failed + list(harm(chosen, outcomes))
     for line in wrong:
         results.note(line)
     return 1 if wrong else 0
@@ -73,7 +91,7 @@ def harm(chosen, outcomes):
     :param outcomes: dict: (name of a fault, ``series``) -> ``Outcome``
     """
     for fault in chosen:
-        outcome = outcomes[fault.name, SERIES]
+        outcome = outcomes.get((fault.name, SERIES), NOTHING)
         for what, found in (('killed wrongly', outcome.wrongly),
                             ('records left over', outcome.left)):
             if found:
@@ -88,9 +106,10 @@ def show(results, chosen, outcomes):
     """
     def rows(*cells):
         for fault in chosen:
+            found = [outcomes.get((fault.name, kind)) for kind in KINDS]
             yield [fault.title] + [
-                cell(fault, outcomes[fault.name, kind])
-                for cell in cells for kind in KINDS]
+                cell(fault, outcome) if outcome else '-'
+                for cell in cells for outcome in found]
 
     def columns(*names):
         return ['fault'] + [f'{name}: {kind}'
@@ -102,7 +121,7 @@ def show(results, chosen, outcomes):
         rows(lambda fault, outcome: outcome.answered,
              lambda fault, outcome: outcome.lost,
              lambda fault, outcome: outcome.failed,
-             lambda fault, outcome: outcome.goodput))
+             lambda fault, outcome: round(outcome.goodput, 2)))
     results.table(
         'Seen and healed',
         columns('seen, s', 'healed, s', 'killed wrongly', 'records left over'),
@@ -120,9 +139,18 @@ def show(results, chosen, outcomes):
         'lost', 'Calls lost or failed', 'calls',
         [fault.title for fault in chosen],
         {kind: [outcome.lost + outcome.failed for outcome in (
-            outcomes[fault.name, kind] for fault in chosen)]
+            outcomes.get((fault.name, kind), NOTHING) for fault in chosen)]
          for kind in KINDS}, 'symlog')
 
 
+def told(outcome):
+    """An outcome in one line."""
+    return (f'{outcome.answered} calls answered, {outcome.lost} lost, '
+            f'{outcome.failed} failed; seen: {seconds(outcome.seen)}; '
+            f'healed: {seconds(outcome.healed)}; killed wrongly: '
+            f'{len(outcome.wrongly)}; left over: {len(outcome.left)}')
+
+
 def seconds(value):
-    return 'never' if value is None else value
+    """As they stand in a table; a tenth is as long as a look takes."""
+    return 'never' if value is None else round(value, 1)

@@ -170,7 +170,7 @@ class Fault:
     #: Called with a ``Stage``; returns when the fault is over, if it ends.
     act: typing.Callable
     #: For how many seconds it is looked at after that.
-    after: int = 30
+    after: int = 25
     #: Whether it is over then, or stays.
     ends: bool = False
     #: Whether there are two nodes.
@@ -519,7 +519,7 @@ def _same_name(stage):
 #: In the order of the table.
 FAULTS = (
     Fault('killed', 'a worker killed', _stuck(
-        lambda faults: [lambda worker: worker.kill()]), after=20),
+        lambda faults: [lambda worker: worker.kill()]), 15),
     Fault('stopped', 'a worker stopped', _stuck(
         lambda faults: [faults.stop])),
     Fault('blocked', 'its pool blocked', _stuck(
@@ -528,15 +528,15 @@ FAULTS = (
         lambda faults: [faults.hold_gil, 120])),
     Fault('memory', 'out of memory', _stuck(
         lambda faults: [faults.exhaust])),
-    Fault('slow', 'slow, 0.5 s a call', _slow, 10, ends=True, visible=False),
-    Fault('rabbitmq-restart', 'RabbitMQ restarted', _restart('broker'), 45,
+    Fault('slow', 'slow, 0.5 s a call', _slow, 8, ends=True, visible=False),
+    Fault('rabbitmq-restart', 'RabbitMQ restarted', _restart('broker'), 35,
           ends=True),
-    Fault('rabbitmq-silent', 'RabbitMQ silent', _silent, 40, ends=True,
+    Fault('rabbitmq-silent', 'RabbitMQ silent', _silent, 35, ends=True,
           box='broker'),
     Fault('rabbitmq-half-open', 'RabbitMQ, half-open', _half_open, 100,
           box='broker'),
-    Fault('rabbitmq-alarm', 'RabbitMQ in alarm', _alarm, 40, ends=True),
-    Fault('mariadb-restart', 'MariaDB restarted', _restart('mariadb'), 20,
+    Fault('rabbitmq-alarm', 'RabbitMQ in alarm', _alarm, 35, ends=True),
+    Fault('mariadb-restart', 'MariaDB restarted', _restart('mariadb'), 15,
           ends=True, call=rpc.Client.look_up),
     Fault('mariadb-silent', 'MariaDB silent', _silent, 20, ends=True,
           box='database', call=rpc.Client.look_up),
@@ -550,17 +550,23 @@ FAULTS = (
           ends=True, nodes=True, pause=0, visible=False),
     Fault('scale', 'scale 3 to 5 to 2', _scale, 30, ends=True, nodes=True,
           pause=0, visible=False),
-    Fault('clock', 'clock 1 h ahead', _clock, 20, ends=True),
-    Fault('same-name', 'two nodes of one name', _same_name, 20, ends=True,
+    Fault('clock', 'clock 1 h ahead', _clock, 12, ends=True),
+    Fault('same-name', 'two nodes of one name', _same_name, 15, ends=True,
           visible=False),
 )
 
 
-def measure(servers, fault, mode=None, tree=None):
+def measure(servers, fault, mode, tree, log):
     """Put a fault into a nova-scheduler of its own.
 
     :param servers: ``Servers``; the rest as for ``Stage``
+    :param log: path of a file for what nova-scheduler logs
     :returns: ``Outcome``
+    :raises LabError: when it does not come that far
     """
     with Stage(servers, fault, mode, tree) as stage:
-        return stage.run()
+        try:
+            return stage.run()
+        finally:
+            with open(log, 'w') as stream:
+                stream.write(stage.cloud.log())

@@ -16,9 +16,11 @@ import datetime
 import types
 from unittest import mock
 
+import fixtures
 import testtools
 
 from lab.commands import faults as command
+from lab import LabError
 from lab.measure import faults
 from lab.servers import database
 
@@ -152,15 +154,21 @@ class TestCommand(testtools.TestCase):
 
     def run_command(self, *arguments, **changes):
         outcomes = self.outcomes(**changes)
-        results = mock.Mock()
+
+        def measure(servers, fault, mode, tree, log):
+            outcome = outcomes[
+                fault.name, 'stock' if tree == 'stock' else 'series']
+            if not outcome.answered:
+                raise LabError('no call was answered in 20 s')
+            return outcome
+
+        results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
+                            command='faults')
         args = dict({'only': command.NAMES, 'quick': False, 'mode': None,
                      'stock': 'stock'}, **dict(arguments))
         with mock.patch.object(faults, 'Servers', mock.MagicMock()), \
                 mock.patch('lab.servers.cloud.find_tree'), \
-                mock.patch.object(
-                    faults, 'measure', lambda servers, fault, mode, tree:
-                    outcomes[fault.name, 'stock' if tree == 'stock'
-                             else 'series']):
+                mock.patch.object(faults, 'measure', measure):
             code = command.main(types.SimpleNamespace(**args), results)
         return code, results
 
@@ -186,6 +194,16 @@ class TestCommand(testtools.TestCase):
             self.assertEqual(
                 'With the series, slow, 0.5 s a call: ' + line,
                 results.note.mock_calls[-1].args[0])
+
+    def test_not_measured(self):
+        code, results = self.run_command(answered=0)
+        self.assertEqual(1, code)
+        self.assertEqual('Not measured: slow, 0.5 s a call, series: no call '
+                         'was answered in 20 s.',
+                         results.note.mock_calls[-1].args[0])
+        for call in results.table.mock_calls:
+            [row] = [row for row in call.args[2] if row[0].startswith('slow')]
+            self.assertEqual('-', row[2])
 
     def test_chosen(self):
         _code, results = self.run_command(('quick', True))
