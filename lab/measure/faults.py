@@ -32,7 +32,6 @@ import kombu.exceptions
 from lab.faults import middlebox
 from lab import LabError
 from lab.measure import restarts
-from lab import process
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
@@ -551,7 +550,7 @@ FAULTS = (
     Fault('scale', 'scale 3 to 5 to 2', _scale, 30, ends=True, nodes=True,
           pause=0, visible=False),
     Fault('clock', 'clock 1 h ahead', _clock, 12, ends=True),
-    Fault('same-name', 'two nodes of one name', _same_name, 15, ends=True,
+    Fault('same-name', 'two nodes of one name', _same_name, 40, ends=True,
           visible=False),
 )
 
