@@ -18,6 +18,7 @@ lab's own, so that they can be stopped as well.
 """
 
 import collections
+from concurrent import futures
 import contextlib
 import dataclasses
 import re
@@ -355,16 +356,17 @@ class Stage(contextlib.ExitStack):
         self.hosts = self._expected()
         self._looks = [self._look()]
         done = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
-        watch.start()
-        try:
-            began = callers.elapsed()
-            fault.act(self)
-            ended = callers.elapsed()
-            done.wait(fault.after)
-        finally:
-            done.set()
-            watch.join()
+        with futures.ThreadPoolExecutor(1) as pool:
+            watch = pool.submit(self._watch, done)
+            try:
+                began = callers.elapsed()
+                fault.act(self)
+                ended = callers.elapsed()
+                # Or until the watch has failed.
+                futures.wait([watch], fault.after)
+            finally:
+                done.set()
+            watch.result()
         callers.stop()
         self._looks.append(self._look())
         looks, log = self._looks, self._log()
@@ -401,7 +403,7 @@ class Stage(contextlib.ExitStack):
         try:
             return {record.host for record in self.cloud.services()
                     if record.is_up(SERVICE_DOWN_TIME)}
-        except database.exc.OperationalError:
+        except (database.exc.OperationalError, database.exc.InterfaceError):
             return None
 
     def _expected(self):
