@@ -13,6 +13,7 @@
 """The databases of a control plane, on MariaDB or in SQLite files."""
 
 import collections
+import datetime
 import getpass
 import os
 import shutil
@@ -32,9 +33,22 @@ from lab import process
 NAMES = ('api', 'main', 'cell0', 'placement')
 CELL0 = '00000000-0000-0000-0000-000000000000'
 
-Record = collections.namedtuple(
-    'Record', 'host binary version report_count created_at last_seen_up '
-              'deleted')
+
+class Record(collections.namedtuple(
+        'Record', 'host binary version report_count created_at last_seen_up '
+                  'deleted')):
+    """A record of a service."""
+
+    def is_up(self, seconds):
+        """Whether it is up, by the rule of nova and the clock of the lab.
+
+        :param seconds: the value of ``[DEFAULT] service_down_time``
+        """
+        now = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None)
+        seen = self.last_seen_up or self.created_at
+        return abs((now - seen).total_seconds()) <= seconds
+
 
 # 'binary' is a word of SQL, so SQLAlchemy is left to quote it; and SQLite
 # has no type for a time.

@@ -16,6 +16,7 @@ Imported before everything else in the process, so it imports as little as
 it can: above all nothing that eventlet has to patch first.
 """
 
+import _thread
 import importlib.machinery
 import importlib.util
 import json
@@ -23,6 +24,9 @@ import os
 import signal
 import sys
 import time
+
+# Before eventlet has a green one.
+start_thread = _thread.start_new_thread
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -34,6 +38,11 @@ current = [None]
 running = []
 peak = [0]
 ended = []
+
+# What keeps the memory of the process in use, and by how many seconds its
+# clock is ahead.
+memory = []
+ahead = [0]
 
 # The names of aggregates that were cast, in the order of their arrival.
 casts = []
@@ -62,6 +71,44 @@ def hang_reply():
     # A cast has no reply to be sent.
     _replace(amqpdriver.AMQPIncomingMessage, 'reply', float('inf'),
              lambda message: message.msg_id)
+
+
+def exhaust():
+    # Not here in the main thread, which would end with the error.
+    start_thread(_exhaust, ())
+
+
+def _exhaust():
+    import resource
+    # Nothing more from the kernel, and then all that there is is used up.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    for size in (1 << 20, 1 << 15, 1 << 10, 1 << 5):
+        try:
+            while True:
+                memory.append(bytearray(size))
+        except MemoryError:
+            pass
+
+
+def jump(seconds):
+    import datetime
+
+    from oslo_utils import timeutils
+    if not hasattr(timeutils.utcnow, 'original'):
+        time.time = _ahead(time.time, lambda: ahead[0])
+        time.time_ns = _ahead(time.time_ns, lambda: int(ahead[0] * 1e9))
+        timeutils.utcnow = _ahead(
+            timeutils.utcnow, lambda: datetime.timedelta(seconds=ahead[0]))
+    ahead[0] = seconds
+
+
+def _ahead(original, offset):
+    def now(*args, **kwargs):
+        return original(*args, **kwargs) + offset()
+
+    now.original = original
+    return now
 
 
 def release(calls):
