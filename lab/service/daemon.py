@@ -138,7 +138,9 @@ class Worker(service.Service):
 
 
 def worker_host(number):
+    # begin: name
     return f'{CONF.host}-worker-{number}'
+    # end: name
 
 
 def configure(arguments):
@@ -169,8 +171,8 @@ def launch():
                     'worker that is blocked goes on taking requests')
     watch = service_watch.Watch(
         [worker_host(n + 1) for n in range(CONF.workers)], CONF.missed_beats)
-    # begin: launch
     launcher = service.ProcessLauncher(CONF)
+    # begin: launch
     for number in range(1, CONF.workers + 1):
         launcher.launch_service(Worker(number, watch), workers=1)
     # end: launch
