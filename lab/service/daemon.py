@@ -137,10 +137,10 @@ class Worker(service.Service):
             server.wait()
 
 
+# begin: name
 def worker_host(number):
-    # begin: name
     return f'{CONF.host}-worker-{number}'
-    # end: name
+# end: name
 
 
 def configure(arguments):
@@ -184,9 +184,11 @@ def launch():
 def main():
     try:
         configure(sys.argv[1:])
-        # Before anything is started, to say so if they cannot be read.
+        # Before anything is started, to say so if they cannot be used.
         found = records.ages(CONF.records)
-    except (cfg.Error, ValueError, sqlite3.Error) as exc:
+        messaging.get_rpc_transport(CONF).cleanup()
+    except (cfg.Error, ValueError, sqlite3.Error,
+            messaging.MessagingException) as exc:
         return f'{PROGRAM}: {exc}'
     if CONF.list:
         for host, age in found.items():

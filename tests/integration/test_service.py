@@ -90,8 +90,8 @@ class ServiceTestCase(testtools.TestCase):
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.records = os.path.join(self.folder, 'records.sqlite')
 
-    def start(self, backend, packages=(), **options):
-        """Start the daemon, and wait until all of its workers are up."""
+    def configure(self, backend, packages=(), **options):
+        """Write the configuration; how to run the daemon with it."""
         parser = configparser.RawConfigParser(default_section='')
         parser.read_dict({
             'DEFAULT': dict({
@@ -105,13 +105,20 @@ class ServiceTestCase(testtools.TestCase):
         path = os.path.join(self.folder, 'service.conf')
         with open(path, 'w') as stream:
             parser.write(stream)
-        self.addCleanup(self.broker.delete, [
-            self.queue(name) for name in
-            (None, self.node, f'{self.node}.node', *self.hosts.values())])
         self.command = [sys.executable, '-m', 'lab.service',
                         '--config-file', path]
         self.env = {'PYTHONPATH': os.pathsep.join([*packages, ROOT]),
                     'LAB_SERVICE_BACKEND': backend}
+
+    def start(self, *args, **options):
+        """Start the daemon, and wait until all of its workers are up.
+
+        The arguments are those of configure().
+        """
+        self.configure(*args, **options)
+        self.addCleanup(self.broker.delete, [
+            self.queue(name) for name in
+            (None, self.node, f'{self.node}.node', *self.hosts.values())])
         self.child = self.enterContext(process.Child(
             self.command, os.path.join(self.folder, 'log'), self.env))
         self.addOnException(lambda exc_info: self.addDetail(
@@ -175,11 +182,11 @@ class ServiceTestCase(testtools.TestCase):
         self.start(backend)
         pids = self.pids()
         self.assertEqual(set(NUMBERS), set(pids))
-        # Messages that wait, and consumers.
-        self.assertEqual(
-            [(0, 3), (0, 3), (0, 1), (0, 1), (0, 1)],
-            self.broker.queues([self.queue(name) for name in
-                                (None, self.node, *self.hosts.values())]))
+        found = self.broker.queues([
+            self.queue(name) for name in
+            (None, self.node, *self.hosts.values())])
+        self.assertEqual([3, 3, 1, 1, 1],
+                         [consumers for _waiting, consumers in found])
         for host in self.hosts.values():
             self.assertEqual(host, self.client.ping(host))
         self.assertIn(self.client.ping(self.node), self.hosts.values())
@@ -243,14 +250,26 @@ class ServiceTestCase(testtools.TestCase):
         self.assertIn(len(self.client.answered(12, timeout=1)), (7, 8, 9))
         self.child.kill()
 
+    def run_daemon(self, *arguments):
+        return subprocess.run(
+            [*self.command, *arguments], env={**os.environ, **self.env},
+            capture_output=True, text=True, timeout=START)
+
     def test_list(self):
         self.start(BACKENDS[0])
         self.workers()[2].suspend()
         self.wait_down(2)
-        done = subprocess.run(
-            [*self.command, '--list'], env={**os.environ, **self.env},
-            capture_output=True, text=True, check=True, timeout=START)
+        done = self.run_daemon('--list')
         self.assertEqual(
             [[self.hosts[1], 'up'], [self.hosts[2], 'down'],
              [self.hosts[3], 'up']],
             [line.split()[:2] for line in done.stdout.splitlines()])
+
+    def test_bad_input(self):
+        for options in ({'workers': 0}, {'service_down_time': 1},
+                        {'transport_url': 'nothing://'},
+                        {'records': self.folder}):
+            self.configure(BACKENDS[0], **options)
+            done = self.run_daemon()
+            self.assertEqual(1, done.returncode, done)
+            self.assertRegex(done.stderr, r'^lab-service: .*\n$')
