@@ -67,8 +67,8 @@ class Faults:
         Only the dispatch pool hangs; all else in the process runs.
 
         :param method: of the scheduler's host manager, which has one for
-            most requests, of the conductor's manager of compute tasks, or
-            ``ping``, which probes call
+            most requests, of the conductor's managers, or ``ping``, which
+            probes call
         """
         self._put(worker, 'block', method=method)
 

@@ -489,16 +489,16 @@ class Cloud:
                 done.stdout + done.stderr)
         return done
 
-    def client(self):
+    def client(self, topic=rpc.TOPIC):
         """An RPC client of its own; close it, or use it in a ``with``."""
         rabbit = self.conf.get('oslo_messaging_rabbit', {})
-        return rpc.Client(self.broker.transport_url, options={
+        return rpc.Client(self.broker.transport_url, topic, options={
             name: rabbit[name] for name in rpc.SHARED if name in rabbit})
 
-    def services(self, deleted=False):
-        """The records of nova-scheduler; see ``Database.services``."""
+    def services(self, deleted=False, binary='nova-scheduler'):
+        """The records of a binary; see ``Database.services``."""
         return [record for record in self.database.services(deleted)
-                if record.binary == 'nova-scheduler']
+                if record.binary == binary]
 
     def log(self):
         """The logs of all services with workers, one after the other."""

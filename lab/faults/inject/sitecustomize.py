@@ -173,7 +173,8 @@ def _owner(method):
     # Not the scheduler's manager, which calls its own: nova keeps what it
     # found there. What is not loaded is of another service.
     for module, name in (('nova.scheduler.host_manager', 'HostManager'),
-                         ('nova.conductor.manager', 'ComputeTaskManager')):
+                         ('nova.conductor.manager', 'ComputeTaskManager'),
+                         ('nova.conductor.manager', 'ConductorManager')):
         owner = getattr(sys.modules.get(module), name, None)
         if hasattr(owner, method):
             return owner
