@@ -158,6 +158,9 @@ def configure(arguments):
     CONF.set_default('rabbit_qos_prefetch_count', 2, 'oslo_messaging_rabbit')
     # end: prefetch
     CONF(arguments, project=PROGRAM, prog=PROGRAM)
+    for option in OPTIONS:
+        # It is when an option is read that its value is looked at.
+        getattr(CONF, option.name)
     if CONF.service_down_time <= CONF.report_interval:
         raise ValueError('service_down_time has to be more than '
                          'report_interval')
