@@ -64,10 +64,14 @@ INSERT = (
     f"'{TOPIC}', 0, 0, 0, 0, 73, UUID() FROM seq_1_to_%d")
 
 
+def node(number):
+    """The node of a worker, from 1."""
+    return 'lab-scale-%04d' % ((number - 1) // NODE + 1)
+
+
 def host(number):
-    """The worker host of a record, from 1."""
-    node, worker = divmod(number - 1, NODE)
-    return 'lab-scale-%04d-worker-%d' % (node + 1, worker + 1)
+    """The worker host of a worker, from 1."""
+    return '%s-worker-%d' % (node(number), (number - 1) % NODE + 1)
 
 
 class Session:
@@ -159,6 +163,8 @@ def _rounds(context, session, discoveries, workers):
     # In the order in which all elect, so that the first one leads.
     records = sorted(objects.ServiceList.get_by_binary(context, BINARY),
                      key=lambda record: record.host)
+    services = [types.SimpleNamespace(service_ref=record)
+                for record in records]
     managers = [types.SimpleNamespace(
         host=record.host, servicegroup_api=servicegroup_api)
         for record in records[:NODE]]
@@ -178,8 +184,8 @@ def _rounds(context, session, discoveries, workers):
     if not cloud.has_worker_hosts(os.path.dirname(nova.__path__[0])):
         yield 'election', election()
     else:
-        from nova.workers import heartbeat
         from nova.workers import leader
+        from nova.workers import record as workers_record
 
         for one in managers:
             one.leader = leader.Leader(BINARY, servicegroup_api)
@@ -189,15 +195,12 @@ def _rounds(context, session, discoveries, workers):
             host=record.host, leader=copy.copy(managers[-1].leader))
             for record in records[NODE:]]
         yield 'later', election()
-        # As nova.workers.heartbeat.Heartbeat.join does.
-        for record in records:
-            record.save = lambda record=record: heartbeat._save(
-                context, record)
+        # As nova.workers.heartbeat.Heartbeat does.
+        for service in services:
+            service.service_ref.save = workers_record.Record(service).write
 
     yield 'heartbeat', session.count(
-        servicegroup_api._driver._report_state,
-        [types.SimpleNamespace(service_ref=record) for record in records],
-        workers)
+        servicegroup_api._driver._report_state, services, workers)
     # The driver only logs what fails.
     written = sum(record.report_count for record in
                   objects.ServiceList.get_by_binary(context, BINARY))

@@ -13,9 +13,10 @@
 """Many worker identities without as many processes.
 
 Their records are in MariaDB and their queues in RabbitMQ: to each worker one
-of its own and one for what is cast to all. All are consumed by one process
-that answers as oslo.messaging's RPC servers do; a few workers are gone, so
-that their queues are there but nobody takes a ping.
+of its own, one for what is cast to all, and one for what is cast to all at
+the node address. All are consumed by one process that answers as
+oslo.messaging's RPC servers do; a few workers are gone, so that their queues
+are there but nobody takes a ping.
 """
 
 import contextlib
@@ -67,19 +68,20 @@ def serve(url, workers, silent):
         producer = kombu.Producer(channel)
         # As oslo.messaging declares them by default.
         exchange = kombu.Exchange('nova', 'topic', durable=False)
-        fanout = kombu.Exchange(TOPIC + '_fanout', 'fanout', durable=False,
-                                auto_delete=True)
         dead = {workers * n // silent for n in range(1, silent + 1)}
         queues = []
         for number in range(1, workers + 1):
             own = kombu.Queue(queue(number), exchange, queue(number),
                               durable=False, channel=channel)
-            cast = kombu.Queue(
-                '%s_fanout_%032d' % (TOPIC, number), fanout, durable=False,
-                auto_delete=True, channel=channel)
-            for declared in (own, cast):
+            casts = [kombu.Queue(
+                '%s_fanout_%032d' % (topic, number), kombu.Exchange(
+                    topic + '_fanout', 'fanout', durable=False,
+                    auto_delete=True),
+                durable=False, auto_delete=True, channel=channel)
+                for topic in (TOPIC, '%s.%s' % (TOPIC, records.node(number)))]
+            for declared in (own, *casts):
                 declared.declare()
-            queues += [cast] if number in dead else [own, cast]
+            queues += casts if number in dead else [own, *casts]
         with kombu.Consumer(
                 channel, queues, prefetch_count=100,
                 on_message=lambda message: answer(message, producer)):
