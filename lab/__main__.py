@@ -20,6 +20,7 @@ is its help, ``add_arguments(parser)`` adds its options, and
 import argparse
 import ast
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -91,6 +92,8 @@ def main(argv=None):
     # A shell that runs us in the background lets us ignore SIGINT.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
+    # Says that what still comes while it closes a channel is ignored.
+    logging.getLogger('amqp').setLevel(logging.CRITICAL)
     command = 'lab'
     try:
         module, args = parse(argv)
