@@ -142,7 +142,7 @@ class RosterTestCase(base.LabTestCase):
             cloud, 'worker ping --timeout 2',
             stderr=f'nova-scheduler {hosts[0]}: no queue\n'
                    f'nova-scheduler {hosts[1]}: no answer in 2 seconds\n'
-                   f'{hosts[2]}: no queue'))
+                   f'nova-scheduler {hosts[2]}: no queue'))
         self.assertEqual([None, None], cloud.broker.queues(gone))
 
         # They are retired once they are down.
