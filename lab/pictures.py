@@ -17,6 +17,7 @@ colour differs by its line and marker, or by its hatching, as well. The same
 data make the same file, byte for byte.
 """
 
+import itertools
 import math
 
 # Okabe and Ito's colours, those first that are dark enough on paper; and what
@@ -96,12 +97,10 @@ def _styles(series):
 
     :param series: dict: label -> values
     """
-    others = STYLES[2:]
-    for number, (label, values) in enumerate(series.items()):
-        style = (STYLES[('stock', 'series').index(label)]
-                 if label in ('stock', 'series') else
-                 others[number % len(others)])
-        yield label, values, style
+    known = dict(zip(('stock', 'series'), STYLES))
+    others = itertools.cycle(STYLES[2:])
+    for label, values in series.items():
+        yield label, values, known.get(label) or next(others)
 
 
 def _lines(axes, data, series):
@@ -111,7 +110,7 @@ def _lines(axes, data, series):
         middle, least, most = zip(*(_ends(y) for _, y in points))
         axes.plot(xs, middle, color=colour, linestyle=dashes, marker=marker,
                   # Those below can be seen where lines run together.
-                  markersize=max(4, 9 - 2 * number), label=label,
+                  markersize=max(4, 8 - 1.5 * number), label=label,
                   linewidth=max(1.5, 3 - 0.75 * number),
                   # Of many points only some are marked.
                   markevery=max(1, len(xs) // 12))

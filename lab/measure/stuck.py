@@ -87,11 +87,11 @@ def pictures(results, found, measured):
     panels = {}
     for variant in found:
         rounds = [row['timeline'] for row in measured[variant.name]]
-        panels.setdefault(f'calls answered per second ({variant.x})', {})[
+        panels.setdefault(f'calls/s, worker 2 {variant.x}', {})[
             variant.label] = [
                 (points[0][0], Spread(rate for _, rate in points))
                 for points in zip(*rounds)]
     results.panels(
-        'stuck', 'One of three nova-scheduler workers stuck: stopped, or its '
-        'dispatch pool blocked', 'seconds', panels,
+        'stuck', 'Calls answered with one of three nova-scheduler workers '
+        'stuck', 'seconds', panels,
         marks=[(pairs.RATE, 'stuck')])
