@@ -51,8 +51,7 @@ FAULTS = ('stopped', 'blocked', 'slow')
 CASES = {'healthy': None, **{
     f'{topic}-{fault}': (topic, fault)
     for topic in THREADS for fault in FAULTS}}
-QUICK = ('healthy', 'scheduler-stopped', 'scheduler-blocked',
-         'conductor-stopped')
+QUICK = ('healthy', 'scheduler-stopped', 'conductor-stopped')
 
 
 def add_arguments(parser):
@@ -71,7 +70,7 @@ def add_arguments(parser):
                              '%(default)s)')
     parser.add_argument('--limit', type=int, metavar='SECONDS',
                         help='how long to wait for a server that becomes '
-                             'neither (default: 90, or 45)')
+                             'neither (default: 60, or 30)')
     parser.add_argument('--mode', choices=['threading', 'eventlet'],
                         help='(default: that of the release)')
 
@@ -83,7 +82,7 @@ def checked(args):
     """
     args.servers = 24 if args.servers is None and args.quick else (
         60 if args.servers is None else args.servers)
-    args.limit = args.limit or (45 if args.quick else 90)
+    args.limit = args.limit or (30 if args.quick else 60)
     for name in ('servers', 'at_once', 'limit'):
         if getattr(args, name) < 1:
             raise LabError('--%s is at least 1' % name.replace('_', '-'))
@@ -112,8 +111,9 @@ def main(args, results):
                 progress=results.progress) as this, this.connect() as client:
             servers = boots.Boots(client, whole.IMAGE, whole.FLAVOR)
             # The first ones also fill caches and open connections.
-            servers.run(args.at_once, args.at_once, args.limit)
-            servers.delete()
+            results.progress(kind + ', to warm up: ' + told(servers.run(
+                args.at_once, args.at_once, args.limit)))
+            delete(results, servers)
             for name in cases:
                 found[name, kind] = measure(args, results, this, servers,
                                             '%s, %s' % (kind, name),
@@ -130,24 +130,32 @@ def measure(args, results, this, servers, title, fault):
     outcome = servers.run(
         args.servers, args.at_once, args.limit, lambda now: results.progress(
             '%s: %d ACTIVE, %d ERROR' % (title, now.active, now.error)))
-    results.progress('%s: %d ACTIVE, %d ERROR, %d neither, in %.0f s' % (
-        title, *outcome))
+    results.progress('%s: %s' % (title, told(outcome)))
     if fault:
         this.restart_workers()
+    delete(results, servers)
+    return outcome
+
+
+def told(outcome):
+    return '%d ACTIVE, %d ERROR, %d neither, in %.0f s' % outcome
+
+
+def delete(results, servers):
     left = servers.delete()
     if left:
         results.progress('%d servers could not be deleted' % left)
-    return outcome
 
 
 def stick(this, topic, fault):
     """Have one worker of a service be stuck.
 
-    :param topic: scheduler or conductor: the first, that of the API
+    :param topic: scheduler or conductor, that of the API
     :param fault: one of ``FAULTS``
     """
-    service = (this.schedulers if topic == 'scheduler'
-               else this.conductors)[0]
+    service, = (service for service in (*this.schedulers, *this.conductors)
+                if service.topic() == topic
+                and service.broker is this.broker)
     worker = service.workers()[2]
     if fault == 'stopped':
         this.faults.stop(worker)
