@@ -51,7 +51,11 @@ FAULTS = ('stopped', 'blocked', 'slow')
 CASES = {'healthy': None, **{
     f'{topic}-{fault}': (topic, fault)
     for topic in THREADS for fault in FAULTS}}
-QUICK = ('healthy', 'scheduler-stopped', 'conductor-stopped')
+
+# What is booted if nothing else is asked for, and with --quick.
+FULL = {'servers': 60, 'limit': 60, 'cases': list(CASES)}
+QUICK = {'servers': 24, 'limit': 30,
+         'cases': ['healthy', 'scheduler-stopped', 'conductor-stopped']}
 
 
 def add_arguments(parser):
@@ -80,24 +84,24 @@ def checked(args):
 
     :raises LabError: when something is wrong with them
     """
-    args.servers = 24 if args.servers is None and args.quick else (
-        60 if args.servers is None else args.servers)
-    args.limit = args.limit or (30 if args.quick else 60)
+    for name, value in (QUICK if args.quick else FULL).items():
+        if getattr(args, name) in (None, []):
+            setattr(args, name, value)
     for name in ('servers', 'at_once', 'limit'):
         if getattr(args, name) < 1:
             raise LabError('--%s is at least 1' % name.replace('_', '-'))
-    for name in args.cases:
+    cases = list(args.cases)
+    for name in cases:
         if name not in CASES:
             raise LabError('%s is no case, but %s are' % (
                 name, ', '.join(CASES)))
-    cases = args.cases or (QUICK if args.quick else CASES)
     if not cloud.has_worker_hosts(binary='nova-conductor'):
-        if args.cases and any('conductor' in name for name in cases):
+        cases = [name for name in cases if 'conductor' not in name]
+        if not cases:
             raise LabError('the workers of this nova-conductor have no '
                            'worker hosts')
-        cases = [name for name in cases if 'conductor' not in name]
     args.stock = args.stock or cloud.stock_tree()
-    return list(cases)
+    return cases
 
 
 def main(args, results):
