@@ -18,6 +18,8 @@ threads wait for ever), or slow. Each case has workers of its own. The cases of
 nova-conductor are left out where its workers have no worker hosts.
 """
 
+import os
+
 from lab import LabError
 from lab import rpc
 from lab.measure import boots
@@ -101,6 +103,9 @@ def checked(args):
             raise LabError('the workers of this nova-conductor have no '
                            'worker hosts')
     args.stock = args.stock or cloud.stock_tree()
+    if (not os.path.isdir(os.path.join(args.stock, 'nova'))
+            or cloud.has_worker_hosts(args.stock)):
+        raise LabError('%s is no nova without the series' % args.stock)
     return cases
 
 

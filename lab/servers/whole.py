@@ -47,7 +47,6 @@ TIMEOUT = 180
 # No quota: what is counted is what ends in error for other reasons.
 CONF = {
     'DEFAULT': {
-        # Nobody here can see how it looks.
         'compute_driver': 'fake.FakeDriver',
         'periodic_fuzzy_delay': 0,
     },
@@ -64,8 +63,9 @@ def missing():
     packages = [name for name, package in PACKAGES.items()
                 if importlib.util.find_spec(package) is None]
     if packages:
-        return ('%s: not installed; "python3 tools/run.py lab" installs what '
-                'the whole cloud needs' % ', '.join(packages))
+        return ('%s: not installed; "python3 tools/run.py lab" does that for '
+                'a release with a series/locks/RELEASE-lab.txt' %
+                ', '.join(packages))
     for server, name in ((lab_broker.PrivateBroker, 'rabbitmq-server'),
                          (lab_database.PrivateMariaDB, 'mariadb-server')):
         if not server.available():
