@@ -18,6 +18,8 @@ threads wait for ever), or slow. Each case has workers of its own. The cases of
 nova-conductor are left out where its workers have no worker hosts.
 """
 
+import os
+
 from lab import LabError
 from lab.measure import boots
 from lab import rpc
@@ -51,8 +53,11 @@ FAULTS = ('stopped', 'blocked', 'slow')
 CASES = {'healthy': None, **{
     f'{topic}-{fault}': (topic, fault)
     for topic in THREADS for fault in FAULTS}}
-QUICK = ('healthy', 'scheduler-stopped', 'scheduler-blocked',
-         'conductor-stopped')
+
+# What is booted if nothing else is asked for, and with --quick.
+FULL = {'servers': 60, 'limit': 60, 'cases': list(CASES)}
+QUICK = {'servers': 24, 'limit': 30,
+         'cases': ['healthy', 'scheduler-stopped', 'conductor-stopped']}
 
 
 def add_arguments(parser):
@@ -71,7 +76,7 @@ def add_arguments(parser):
                              '%(default)s)')
     parser.add_argument('--limit', type=int, metavar='SECONDS',
                         help='how long to wait for a server that becomes '
-                             'neither (default: 90, or 45)')
+                             'neither (default: 60, or 30)')
     parser.add_argument('--mode', choices=['threading', 'eventlet'],
                         help='(default: that of the release)')
 
@@ -81,24 +86,27 @@ def checked(args):
 
     :raises LabError: when something is wrong with them
     """
-    args.servers = 24 if args.servers is None and args.quick else (
-        60 if args.servers is None else args.servers)
-    args.limit = args.limit or (45 if args.quick else 90)
+    for name, value in (QUICK if args.quick else FULL).items():
+        if getattr(args, name) in (None, []):
+            setattr(args, name, value)
     for name in ('servers', 'at_once', 'limit'):
         if getattr(args, name) < 1:
             raise LabError('--%s is at least 1' % name.replace('_', '-'))
-    for name in args.cases:
+    cases = list(args.cases)
+    for name in cases:
         if name not in CASES:
             raise LabError('%s is no case, but %s are' % (
                 name, ', '.join(CASES)))
-    cases = args.cases or (QUICK if args.quick else CASES)
     if not cloud.has_worker_hosts(binary='nova-conductor'):
-        if args.cases and any('conductor' in name for name in cases):
+        cases = [name for name in cases if 'conductor' not in name]
+        if not cases:
             raise LabError('the workers of this nova-conductor have no '
                            'worker hosts')
-        cases = [name for name in cases if 'conductor' not in name]
     args.stock = args.stock or cloud.stock_tree()
-    return list(cases)
+    if (not os.path.isdir(os.path.join(args.stock, 'nova'))
+            or cloud.has_worker_hosts(args.stock)):
+        raise LabError('%s is no nova without the series' % args.stock)
+    return cases
 
 
 def main(args, results):
@@ -112,8 +120,9 @@ def main(args, results):
                 progress=results.progress) as this, this.connect() as client:
             servers = boots.Boots(client, whole.IMAGE, whole.FLAVOR)
             # The first ones also fill caches and open connections.
-            servers.run(args.at_once, args.at_once, args.limit)
-            servers.delete()
+            results.progress(kind + ', to warm up: ' + told(servers.run(
+                args.at_once, args.at_once, args.limit)))
+            delete(results, servers)
             for name in cases:
                 found[name, kind] = measure(args, results, this, servers,
                                             '%s, %s' % (kind, name),
@@ -130,24 +139,32 @@ def measure(args, results, this, servers, title, fault):
     outcome = servers.run(
         args.servers, args.at_once, args.limit, lambda now: results.progress(
             '%s: %d ACTIVE, %d ERROR' % (title, now.active, now.error)))
-    results.progress('%s: %d ACTIVE, %d ERROR, %d neither, in %.0f s' % (
-        title, *outcome))
+    results.progress('%s: %s' % (title, told(outcome)))
     if fault:
         this.restart_workers()
+    delete(results, servers)
+    return outcome
+
+
+def told(outcome):
+    return '%d ACTIVE, %d ERROR, %d neither, in %.0f s' % outcome
+
+
+def delete(results, servers):
     left = servers.delete()
     if left:
         results.progress('%d servers could not be deleted' % left)
-    return outcome
 
 
 def stick(this, topic, fault):
     """Have one worker of a service be stuck.
 
-    :param topic: scheduler or conductor: the first, that of the API
+    :param topic: scheduler or conductor, that of the API
     :param fault: one of ``FAULTS``
     """
-    service = (this.schedulers if topic == 'scheduler'
-               else this.conductors)[0]
+    service, = (service for service in (*this.schedulers, *this.conductors)
+                if service.topic() == topic
+                and service.broker is this.broker)
     worker = service.workers()[2]
     if fault == 'stopped':
         this.faults.stop(worker)

@@ -20,6 +20,9 @@ import time
 # Seconds between two looks at the servers.
 INTERVAL = 0.5
 
+# And at least between two reports of progress.
+PROGRESS = 5
+
 ENDS = ('ACTIVE', 'ERROR')
 
 Outcome = collections.namedtuple('Outcome', 'active error unfinished seconds')
@@ -94,6 +97,7 @@ class _Watch:
         self.progress = progress or (lambda outcome: None)
         self._ended = {}
         self._given_up = set()
+        self._told = 0
         self._error = None
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -116,8 +120,10 @@ class _Watch:
             new = found - self._ended.keys()
             self._ended.update(dict.fromkeys(new, status))
             self._changed.notify_all()
-        if new:
-            self.progress(self.outcome())
+        outcome = self.outcome()
+        if new and outcome.seconds - self._told >= PROGRESS:
+            self._told = outcome.seconds
+            self.progress(outcome)
 
     def wait(self, server, limit):
         """Wait until a server has ended, for so many seconds at most."""

@@ -47,7 +47,6 @@ TIMEOUT = 180
 # No quota: what is counted is what ends in error for other reasons.
 CONF = {
     'DEFAULT': {
-        # Nobody here can see how it looks.
         'compute_driver': 'fake.FakeDriver',
         'periodic_fuzzy_delay': 0,
     },
@@ -64,8 +63,9 @@ def missing():
     packages = [name for name, package in PACKAGES.items()
                 if importlib.util.find_spec(package) is None]
     if packages:
-        return ('%s: not installed; "python3 tools/run.py lab" installs what '
-                'the whole cloud needs' % ', '.join(packages))
+        return ('%s: not installed; "python3 tools/run.py lab" does that for '
+                'a release with a series/locks/RELEASE-lab.txt' %
+                ', '.join(packages))
     for server, name in ((lab_broker.PrivateBroker, 'rabbitmq-server'),
                          (lab_database.PrivateMariaDB, 'mariadb-server')):
         if not server.available():
@@ -80,7 +80,7 @@ class WholeCloud(cloud.Cloud):
     ended and deleted at the end.
 
     :ivar schedulers: its ``cloud.Scheduler``s
-    :ivar conductors: its ``cloud.Conductor``s, that of the cell last
+    :ivar conductors: its ``cloud.Conductor``s, that of the cell first
     :ivar computes: its nova-computes, each a ``process.Child``
     """
 
@@ -168,6 +168,8 @@ class WholeCloud(cloud.Cloud):
         urls = self.database.urls
         self.keystone = self._serve(keystone.Keystone(
             self.folder, urls['keystone']))
+        self._in_cell.add('conductor-' + CELL)
+        self._start_conductor('conductor-' + CELL, self.cell_broker)
         self._start_workers()
         self.neutron = self._serve(neutron.Neutron(self.folder))
         self.glance = self._serve(glance.Glance(
@@ -194,7 +196,7 @@ class WholeCloud(cloud.Cloud):
             application.wait_ready(TIMEOUT)
         self.progress('Glance and nova-api answer')
         self._make_images()
-        self.wait(self._all_up, TIMEOUT, 'all services to be up')
+        self._wait_ready()
         self._write_programs()
         self.progress('%d nova-computes are up' % len(self.computes))
 
@@ -203,13 +205,13 @@ class WholeCloud(cloud.Cloud):
         self.applications.append(application)
         return application
 
+    def _start_conductor(self, node, its_broker):
+        self.conductor(node, self.conductor_workers, its_broker,
+                       mode=self.mode, tree=self.tree,
+                       conf=self._thread_conf('conductor'))
+
     def _start_workers(self):
-        self._in_cell.add('conductor-' + CELL)
-        for node, its_broker in (('conductor-node-1', self.broker),
-                                 ('conductor-' + CELL, self.cell_broker)):
-            self.conductor(
-                node, self.conductor_workers, its_broker, mode=self.mode,
-                tree=self.tree, conf=self._thread_conf('conductor'))
+        self._start_conductor('conductor-node-1', self.broker)
         for number in range(1, self.nodes + 1):
             self.scheduler('scheduler-node-%d' % number, self.worker_count,
                            self.mode, self.tree,
@@ -220,19 +222,26 @@ class WholeCloud(cloud.Cloud):
                 if topic in self.threads else {}}
 
     def restart_workers(self):
-        """Have new workers of nova-scheduler and nova-conductor.
+        """Have new workers of nova-scheduler and of the API's nova-conductor.
 
         The old ones, stuck or not, are killed, and nobody will run what they
-        were to run.
+        were to run. The cell goes on.
         """
-        for service in (*self.schedulers, *self.conductors):
+        old = [*self.schedulers, *(conductor for conductor in self.conductors
+                                   if conductor.broker is self.broker)]
+        for service in old:
             service.kill()
             service.broker.delete(service.queue_names())
-        self.schedulers.clear()
-        self.conductors.clear()
+        self.schedulers = []
+        self.conductors = [conductor for conductor in self.conductors
+                           if conductor not in old]
         self._start_workers()
+        self._wait_ready()
+
+    def _wait_ready(self):
         for service in (*self.conductors, *self.schedulers):
             service.wait_ready(TIMEOUT)
+        self.wait(self._all_up, TIMEOUT, 'all services to be up')
 
     def _start_computes(self):
         for number in range(1, self.compute_count + 1):
@@ -291,10 +300,12 @@ class WholeCloud(cloud.Cloud):
             wanted.update(
                 map(service.worker_host, service.numbers) if service.hosts
                 else [service.node])
-        return wanted <= {record.host for record in self.services()
-                          if record.last_seen_up} and len(
-            self.database.execute('main', 'SELECT id FROM compute_nodes '
-                                  'WHERE deleted = 0')) == len(self.computes)
+        seconds = self.conf['DEFAULT'].get('service_down_time', 60)
+        up = {record.host for record in self.services()
+              if record.last_seen_up and record.is_up(seconds)}
+        nodes = self.database.execute(
+            'main', 'SELECT id FROM compute_nodes WHERE deleted = 0')
+        return wanted <= up and len(nodes) == self.compute_count
 
     def services(self, deleted=False):
         """The records of all services of nova; see ``Database.services``."""
