@@ -35,6 +35,9 @@ STYLES = (
 # Inches and points: text can be read where a README is 800 pixels wide.
 WIDTH, HEIGHT, FONT = 8, 4.2, 12
 DPI = 150
+# From so many groups of bars on, they lie, so that what they are can be read;
+# and the inches of each then.
+LYING, LINE = 8, 0.42
 
 RC = {
     'font.family': 'DejaVu Sans', 'font.size': FONT,
@@ -61,7 +64,10 @@ def write(data, stem):
     with matplotlib.rc_context(RC | {'svg.hashsalt': data['name'],
                                      'svg.fonttype': 'path'}):
         panels = data.get('panels') or {data['y']: data['series']}
-        made = figure.Figure(figsize=(WIDTH, HEIGHT), layout='constrained')
+        lines = len(data.get('groups', ()))
+        made = figure.Figure(
+            figsize=(WIDTH, HEIGHT if lines < LYING else 1.5 + LINE * lines),
+            layout='constrained')
         made.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
         axes = made.subplots(1, len(panels), squeeze=False)[0]
         draw = _lines if data['kind'] == 'lines' else _bars
@@ -123,20 +129,30 @@ def _lines(axes, data, series):
 
 
 def _bars(axes, data, series):
+    lying = len(data['groups']) >= LYING
     width = 0.8 / len(series)
     places = range(len(data['groups']))
     for number, (label, values, (colour, _, _, hatch)) in enumerate(
             _styles(series)):
         middle, least, most = zip(*map(_ends, values))
-        bars = axes.bar(
+        bars = (axes.barh if lying else axes.bar)(
             [place + (number - (len(series) - 1) / 2) * width
              for place in places], middle, width, label=label, color=colour,
             hatch=hatch, edgecolor='white' if not hatch else 'black',
-            # Of one value there is no range to be shown.
-            yerr=[[a - b or math.nan for a, b in zip(*ends)]
-                  for ends in ((middle, least), (most, middle))],
+            **{'xerr' if lying else 'yerr': [
+                # Of one value there is no range to be shown.
+                [a - b or math.nan for a, b in zip(*ends)]
+                for ends in ((middle, least), (most, middle))]},
             ecolor='black', capsize=3)
         axes.bar_label(bars, fmt='{:.3g}', padding=2, fontsize=FONT - 2)
-    axes.set_xticks(list(places), data['groups'])
-    axes.grid(axis='x', visible=False)
-    axes.margins(y=0.1)
+    if lying:
+        axes.set_yticks(list(places), data['groups'])
+        axes.invert_yaxis()
+        axes.set_xlabel(axes.get_ylabel())
+        axes.set_ylabel('')
+        axes.set_xscale(data['scale'])
+    else:
+        axes.set_xticks(list(places), data['groups'])
+        axes.set_yscale(data['scale'])
+    axes.grid(axis='y' if lying else 'x', visible=False)
+    axes.margins(**{'x' if lying else 'y': 0.1})

@@ -85,13 +85,14 @@ def _signal(process, signum):
 class Child:
     """A started process, its children, and the log they write to."""
 
-    def __init__(self, command, log, env=None, stdout=None):
+    def __init__(self, command, log, env=None, stdout=None, pass_fds=()):
         """Start the process.
 
         :param command: list of arguments
         :param log: path of the log: what is written to stderr (and stdout)
         :param env: environment variables to add to ours
         :param stdout: as in ``subprocess.Popen``; the log by default
+        :param pass_fds: file descriptors that it inherits
         """
         self.log_path = log
         with open(log, 'ab') as stream:
@@ -100,7 +101,7 @@ class Child:
             self.process = psutil.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout or stream,
                 stderr=stream, env=dict(os.environ, **(env or {})),
-                start_new_session=True)
+                start_new_session=True, pass_fds=pass_fds)
         self._seen = {}
 
     @property

@@ -198,15 +198,16 @@ class Results:
         self._picture(name, title, 'lines', x=x, panels=panels,
                       marks=list(marks), scale=scale)
 
-    def bars(self, name, title, y, groups, series):
+    def bars(self, name, title, y, groups, series, scale='linear'):
         """A picture of bars.
 
         :param groups: what stands below each group of bars
         :param series: dict: label -> a value for each group, which may be a
             ``Spread``; stock comes first
+        :param scale: ``linear``, ``log``, or ``symlog``, which has a zero
         """
         self._picture(name, title, 'bars', y=y, groups=list(groups),
-                      series=series)
+                      series=series, scale=scale)
 
     def _picture(self, name, title, kind, **data):
         self.contents.append({'picture': title, 'kind': kind,

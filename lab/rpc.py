@@ -28,6 +28,8 @@ from lab import process
 from lab.servers import broker
 
 TOPIC = 'scheduler'
+# Of the RPC APIs of the managers, by topic.
+VERSIONS = {'scheduler': '4.5', 'conductor': '3.0'}
 
 # Options in which all that use a broker have to agree, as both sides declare
 # the exchanges; and the prefetch, without which there are no streams.
@@ -54,6 +56,16 @@ def aggregate(name):
             'name': name, 'hosts': [], 'metadata': {}}}
 
 
+def _work(topic):
+    """The request that costs nothing: method and arguments."""
+    if topic == 'scheduler':
+        return 'delete_aggregate', {'aggregate': aggregate('nobody')}
+    return 'object_class_action_versions', {
+        'objname': 'InstanceFaultList', 'objmethod': 'get_by_instance_uuids',
+        'object_versions': {'InstanceFaultList': '1.2'}, 'args': [[]],
+        'kwargs': {}}
+
+
 class Client:
     """An RPC client of its own, apart from nova's configuration."""
 
@@ -73,6 +85,7 @@ class Client:
         if transport_url.startswith('rabbit:'):
             transport_url += '?' + urllib.parse.urlencode(dict(
                 options or {}, rabbit_transient_queues_ttl=broker.QUEUE_TTL))
+        self.topic = topic
         self.transport = oslo_messaging.get_rpc_transport(
             conf, url=transport_url)
         self.client = oslo_messaging.get_rpc_client(
@@ -94,14 +107,19 @@ class Client:
             _context(), 'ping', arg=arg)
         return time.monotonic() - began
 
+    def cast_ping(self, server=None):
+        """Send a ping, and wait for nothing."""
+        self.client.prepare(server=server).cast(_context(), 'ping', arg='lab')
+
     def work(self, timeout=5, server=None):
-        """Have a scheduler run a request that costs it nothing.
+        """Have a worker run a request that costs it nothing.
 
         A request to the manager, while liveness probes ask another endpoint:
-        it forgets an aggregate that nobody knows.
+        a scheduler forgets an aggregate that nobody knows, and a conductor
+        reads the faults of no servers.
         """
-        self._call(server, timeout, 'delete_aggregate',
-                   aggregate=aggregate('nobody'))
+        method, arguments = _work(self.topic)
+        self._call(server, timeout, method, **arguments)
 
     def look_up(self, timeout=5, server=None):
         """Have a scheduler read from the API database.
@@ -133,12 +151,13 @@ class Client:
             _context(), method, **arguments)
 
     def _manager(self, **options):
-        return self.client.prepare(namespace=None, version='4.5', **options)
+        return self.client.prepare(
+            namespace=None, version=VERSIONS[self.topic], **options)
 
     def cast_work(self, server=None):
         """Send a request as ``work`` does, and wait for nothing."""
-        self._manager(server=server).cast(
-            _context(), 'delete_aggregate', aggregate=aggregate('nobody'))
+        method, arguments = _work(self.topic)
+        self._manager(server=server).cast(_context(), method, **arguments)
 
     def cast_aggregate(self, name, method='update_aggregates'):
         """Tell all schedulers of an aggregate, as nova-api does.

@@ -87,13 +87,14 @@ def run_suite(name, release, tree, python, args=()):
     if name in ('integration', 'stuck'):
         # Some of it runs nova with the other bases.
         build_others(release)
+    extra = lab_extra(release, python) if name == 'integration' else None
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
                  for module in suites.modules(root, path)]
         modes = suites.modes(release, name) if where == 'tree' else (None,)
         total += _run(f'{name}-{where}', root, names, python, modes,
-                      OPTIONS.get(name, ()) + tuple(args))
+                      OPTIONS.get(name, ()) + tuple(args), extra)
     return total
 
 
@@ -111,6 +112,12 @@ def _run(label, root, names, python, modes, options, extra=None):
         say(f'== {where}: {result} ({clock})')
         total += result
     return total
+
+
+def lab_extra(release, python):
+    """The folder of the lab's own packages; None where none are locked."""
+    lock = release.extra_lock('lab')
+    return environment.extra(python, lock) if lock.is_file() else None
 
 
 def build_others(release):
@@ -193,9 +200,8 @@ def run_lab(release, args, python=None, extra=True):
     if extra:
         # The measurements of restarts run with the companion as well.
         build_others(release)
-        lock = release.extra_lock('lab')
-        if lock.is_file():
-            path.append(str(environment.extra(python, lock)))
+        found = lab_extra(release, python)
+        path += [str(found)] if found else []
     return subprocess.run(
         [python, '-m', 'lab', *args], cwd=ROOT, env={
             **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))

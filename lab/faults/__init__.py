@@ -67,7 +67,8 @@ class Faults:
         Only the dispatch pool hangs; all else in the process runs.
 
         :param method: of the scheduler's host manager, which has one for
-            most requests, or ``ping``, which probes call
+            most requests, of the conductor's managers, or ``ping``, which
+            probes call
         """
         self._put(worker, 'block', method=method)
 
@@ -78,6 +79,24 @@ class Faults:
     def hang_reply(self, worker):
         """Let each reply wait until ``free``: requests run but do not end."""
         self._put(worker, 'hang_reply')
+
+    def exhaust(self, worker):
+        """Use up its memory, up to a limit that it is given.
+
+        Whatever it allocates from now on fails. (Where the kernel runs out of
+        memory it kills the process, as ``kill`` does.)
+        """
+        self._put(worker, 'exhaust')
+
+    def jump(self, worker, seconds):
+        """Set its wall clock; what is monotonic goes on as before.
+
+        That is ``time.time`` and oslo.utils' ``utcnow``, which is what nova
+        reads; C code and other processes have the right time.
+
+        :param seconds: by which it is ahead of the right one from now on
+        """
+        self._put(worker, 'jump', seconds=seconds)
 
     def release(self, worker, calls=1):
         """Let so many of the calls that wait go on."""

@@ -55,6 +55,11 @@ class Nodes:
             self._start(node, workers)
 
     @property
+    def schedulers(self):
+        """Those of all nodes; one that was ended stays until the next."""
+        return list(self._schedulers.values())
+
+    @property
     def first(self):
         """The ``cloud.Scheduler`` of the first node."""
         return self._schedulers['scheduler-node-1']
@@ -96,12 +101,16 @@ class Nodes:
         for node in list(self._schedulers):
             self._restart(node)
 
+    def scale(self, workers):
+        """Have another number of workers on the first node."""
+        self._restart('scheduler-node-1', workers)
+
     def scale_down(self):
-        self._restart('scheduler-node-1', 2)
+        self.scale(2)
 
     def scale_up(self):
         """Have as many workers again."""
-        self._restart('scheduler-node-1', WORKERS)
+        self.scale(WORKERS)
 
     def stop(self):
         """End both, in an orderly way."""

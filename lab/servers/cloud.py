@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""A small control plane: databases, Placement, and nova-schedulers."""
+"""A small control plane: databases, Placement, and services of nova."""
 
 import configparser
 import contextlib
@@ -34,12 +34,17 @@ from lab.servers import database as lab_database
 from lab.servers import placement
 
 
-def has_worker_hosts(tree=None):
+def has_worker_hosts(tree=None, binary='nova-scheduler'):
     """Whether a nova tree has the series: a worker host for each worker.
 
     :param tree: folder of the tree; the installed nova if None
+    :param binary: the service that is asked about
     """
-    return os.path.exists(_path_in(tree, 'workers', 'launcher.py'))
+    path = _path_in(tree, 'cmd', binary.partition('-')[2] + '.py')
+    if not os.path.exists(path):
+        return False
+    with open(path) as stream:
+        return 'worker_hosts=' in stream.read()
 
 
 def find_tree():
@@ -158,23 +163,38 @@ def _path_in(tree, *parts):
     return os.path.join(tree, 'nova', *parts)
 
 
-class Scheduler(process.Child):
-    """A running nova-scheduler; made by ``Cloud.scheduler``."""
+class Service(process.Child):
+    """A running service of nova that has workers."""
 
-    def __init__(self, cloud, node, worker_count, hosts, *args):
-        self.cloud = cloud
+    binary = None
+
+    def __init__(self, broker, node, worker_count, hosts, *args):
+        """Start it.
+
+        :param broker: the ``broker.Broker`` that it consumes from
+        :param node: the value of its ``[DEFAULT] host``
+        :param worker_count: how many workers it is configured to have
+        :param hosts: whether they have worker hosts
+        :param args: as for ``process.Child``
+        """
+        self.broker = broker
         self.node = node
         self.worker_count = worker_count
         self.hosts = hosts
         super().__init__(*args)
+
+    @classmethod
+    def topic(cls):
+        """The topic that it serves, also its section of the configuration."""
+        return cls.binary.partition('-')[2]
 
     def worker_host(self, n):
         return '%s-worker-%d' % (self.node, n)
 
     def queue(self, n):
         """The name of the queue of worker n alone (of all, on stock)."""
-        return 'scheduler.%s' % (
-            self.worker_host(n) if self.hosts else self.node)
+        return '%s.%s' % (
+            self.topic(), self.worker_host(n) if self.hosts else self.node)
 
     @property
     def numbers(self):
@@ -202,8 +222,9 @@ class Scheduler(process.Child):
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 match = re.fullmatch(
-                    'nova-scheduler: %s-worker-([0-9]+)' % re.escape(
-                        self.node), ' '.join(child.cmdline()).rstrip())
+                    '%s: %s-worker-([0-9]+)' % (
+                        self.binary, re.escape(self.node)),
+                    ' '.join(child.cmdline()).rstrip())
                 if match:
                     found[int(match.group(1))] = child
         return found
@@ -213,8 +234,7 @@ class Scheduler(process.Child):
 
         Stock workers share one queue, so as many as it has consumers.
         """
-        queues = self.cloud.broker.queues(
-            [self.queue(n) for n in self.numbers])
+        queues = self.broker.queues([self.queue(n) for n in self.numbers])
         if not self.hosts:
             consumers = queues[0][1] if queues[0] else 0
             return list(self.numbers)[:consumers]
@@ -233,12 +253,11 @@ class Scheduler(process.Child):
 
         def ready():
             if not self.running():
-                raise LabError('nova-scheduler has ended with %d' %
-                               self.returncode, self.log())
+                raise LabError('%s has ended with %d' % (
+                    self.binary, self.returncode), self.log())
             if not self.hosts:
                 return len(self.consuming()) == self.worker_count
-            del left[:self.cloud.broker.consumed(
-                [self.queue(n) for n in left])]
+            del left[:self.broker.consumed([self.queue(n) for n in left])]
             return not left and len(self.workers()) == self.worker_count
 
         process.wait(ready, timeout, '%d workers of %s to consume' % (
@@ -260,12 +279,25 @@ class Scheduler(process.Child):
 
     def queue_names(self):
         """The names of the queues it may leave on the broker."""
-        names = ['scheduler', 'scheduler.' + self.node]
+        own = '%s.%s' % (self.topic(), self.node)
+        names = [self.topic(), own]
         for n in self.numbers:
-            names += ['scheduler.' + self.worker_host(n),
-                      'scheduler.%s.worker-%d' % (self.node, n),
-                      'scheduler.%s.%s' % (self.node, self.worker_host(n))]
+            names += ['%s.%s' % (self.topic(), self.worker_host(n)),
+                      '%s.worker-%d' % (own, n),
+                      '%s.%s' % (own, self.worker_host(n))]
         return names
+
+
+class Scheduler(Service):
+    """A running nova-scheduler; made by ``Cloud.scheduler``."""
+
+    binary = 'nova-scheduler'
+
+
+class Conductor(Service):
+    """A running nova-conductor; made by ``Cloud.conductor``."""
+
+    binary = 'nova-conductor'
 
 
 class Cloud:
@@ -291,6 +323,7 @@ class Cloud:
         self.folder = None
         self.placement = None
         self.schedulers = []
+        self.conductors = []
         self._names = {'scheduler'}
         self._stack = contextlib.ExitStack()
 
@@ -384,23 +417,53 @@ class Cloud:
         :param programs: folder of the programs of another environment
         :returns: ``Scheduler``
         """
+        scheduler = self._start(
+            Scheduler, node, workers, mode, tree, conf, env, hosts, packages,
+            programs)
+        self.schedulers.append(scheduler)
+        self._names.update(scheduler.queue_names())
+        return scheduler
+
+    def conductor(self, node='conductor-node-1', workers=3, broker=None,
+                  **options):
+        """Start a nova-conductor; ``wait_ready`` waits until it serves.
+
+        :param node: the value of ``[DEFAULT] host``, unlike a scheduler's
+        :param workers: the number of its workers
+        :param broker: the ``broker.Broker`` that it is configured to consume
+            from; the cloud's if None
+        :param options: as for ``scheduler``
+        :returns: ``Conductor``
+        """
+        conductor = self._start(Conductor, node, workers, broker=broker,
+                                **options)
+        self.conductors.append(conductor)
+        if conductor.broker is self.broker:
+            self._names.update(conductor.queue_names())
+        return conductor
+
+    def _start(self, kind, node, workers, mode=None, tree=None, conf=None,
+               env=None, hosts=None, packages=(), programs=None, broker=None):
+        """Start a service with workers; as for ``scheduler``, and
+
+        :param kind: subclass of ``Service``
+        :param broker: the ``broker.Broker`` that it is configured to
+            consume from; the cloud's if None
+        """
         if hosts is None:
-            hosts = has_worker_hosts(tree)
+            hosts = has_worker_hosts(tree, kind.binary)
         path = self.config_file(node, _stop_conf(tree),
-                                {'scheduler': {'workers': workers}},
+                                {kind.topic(): {'workers': workers}},
                                 self.conf, conf or {})
         env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
         env['PYTHONPATH'] = lab_database.nova_path(
             tree, lab_faults.INJECT, *packages)
-        scheduler = Scheduler(
-            self, node, workers, hosts,
-            [lab_database.program('nova-scheduler', programs),
+        service = kind(
+            broker or self.broker, node, workers, hosts,
+            [lab_database.program(kind.binary, programs),
              '--config-file', path],
             os.path.join(self.folder, node + '.log'), env)
-        self._stack.enter_context(scheduler)
-        self.schedulers.append(scheduler)
-        self._names.update(scheduler.queue_names())
-        return scheduler
+        return self._stack.enter_context(service)
 
     def manage(self, *arguments, node='scheduler-node-1', tree=None,
                check=True, timeout=120):
@@ -426,21 +489,22 @@ class Cloud:
                 done.stdout + done.stderr)
         return done
 
-    def client(self):
+    def client(self, topic=rpc.TOPIC):
         """An RPC client of its own; close it, or use it in a ``with``."""
         rabbit = self.conf.get('oslo_messaging_rabbit', {})
-        return rpc.Client(self.broker.transport_url, options={
+        return rpc.Client(self.broker.transport_url, topic, options={
             name: rabbit[name] for name in rpc.SHARED if name in rabbit})
 
-    def services(self, deleted=False):
-        """The records of nova-scheduler; see ``Database.services``."""
+    def services(self, deleted=False, binary='nova-scheduler'):
+        """The records of a binary; see ``Database.services``."""
         return [record for record in self.database.services(deleted)
-                if record.binary == 'nova-scheduler']
+                if record.binary == binary]
 
     def log(self):
-        """The logs of all schedulers, one after the other."""
+        """The logs of all services with workers, one after the other."""
         # Two of one node, one after the other, have one log.
-        logs = {child.log_path: child.log for child in self.schedulers}
+        logs = {child.log_path: child.log
+                for child in (*self.conductors, *self.schedulers)}
         return ''.join(log() for log in logs.values())
 
     def wait(self, condition, timeout, what):

@@ -13,10 +13,12 @@
 """The databases of a control plane, on MariaDB or in SQLite files."""
 
 import collections
+import datetime
 import getpass
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -31,9 +33,22 @@ from lab import process
 NAMES = ('api', 'main', 'cell0', 'placement')
 CELL0 = '00000000-0000-0000-0000-000000000000'
 
-Record = collections.namedtuple(
-    'Record', 'host binary version report_count created_at last_seen_up '
-              'deleted')
+
+class Record(collections.namedtuple(
+        'Record', 'host binary version report_count created_at last_seen_up '
+                  'deleted')):
+    """A record of a service."""
+
+    def is_up(self, seconds):
+        """Whether it is up, by the rule of nova and the clock of the lab.
+
+        :param seconds: the value of ``[DEFAULT] service_down_time``
+        """
+        now = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None)
+        seen = self.last_seen_up or self.created_at
+        return abs((now - seen).total_seconds()) <= seconds
+
 
 # 'binary' is a word of SQL, so SQLAlchemy is left to quote it; and SQLite
 # has no type for a time.
@@ -49,7 +64,35 @@ def program(name, folder=None):
 
     :param folder: where it is; by default, in the environment the lab runs in
     """
-    return os.path.join(folder or os.path.dirname(sys.executable), name)
+    environment = os.path.dirname(sys.executable)
+    # "pip install --target" puts programs beside the packages.
+    folders = [folder] if folder else [environment, *(
+        os.path.join(path, 'bin') for path in sys.path)]
+    found = [path for path in (os.path.join(path, name) for path in folders)
+             if os.path.exists(path)]
+    return found[0] if found else os.path.join(folders[0], name)
+
+
+def run(command, env=None, timeout=120):
+    """Run a program to its end.
+
+    :param command: list of arguments
+    :param env: environment variables to add to ours
+    :param timeout: seconds
+    :returns: what it printed
+    :raises LabError: when it fails
+    """
+    name = os.path.basename(command[0])
+    try:
+        done = subprocess.run(
+            command, env=dict(os.environ, **(env or {})), text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise LabError('%s did not end in %g s' % (name, timeout))
+    if done.returncode:
+        raise LabError('%s ended with %d' % (name, done.returncode),
+                       done.stdout + done.stderr)
+    return done.stdout
 
 
 def nova_path(tree=None, *more):
@@ -175,14 +218,16 @@ class Database:
     after another makes one database for all of them, and ``reset``s it.
     """
 
-    def __init__(self, transport_url, server=None):
+    def __init__(self, transport_url, server=None, more=()):
         """Remember where to make them.
 
         :param transport_url: of the cell's broker, as oslo.messaging takes it
         :param server: a ``MariaDB``; SQLite files if None
+        :param more: of whom there are databases too: keystone, glance
         """
         self.transport_url = transport_url
         self.server = server
+        self.names = (*NAMES, *more)
         self.prefix = 'lab_%d_%s_' % (os.getpid(), uuid.uuid4().hex[:6])
         self.folder = None
         self.urls = {}
@@ -190,7 +235,7 @@ class Database:
     def __enter__(self):
         self.folder = tempfile.mkdtemp(prefix='lab-database-')
         try:
-            for name in NAMES:
+            for name in self.names:
                 self.urls[name] = self._make(name)
             self._sync()
             self._map_cells()
@@ -204,7 +249,7 @@ class Database:
             if self.server:
                 self.server.execute(*(
                     'DROP DATABASE IF EXISTS ' + self.prefix + name
-                    for name in NAMES))
+                    for name in self.names))
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -229,6 +274,9 @@ class Database:
              '[placement_database]\nconnection = %(placement)s\n',
              ['db', 'sync']),
         ]
+        jobs += [(name + '-manage', name,
+                  f'[database]\nconnection = %({name})s\n', ['db_sync'])
+                 for name in self.names if name not in NAMES]
         children = []
         try:
             for name, database, text, arguments in jobs:
@@ -262,6 +310,15 @@ class Database:
                  'rpc': self.transport_url, 'url': self.urls['main'],
                  'disabled': False}])
 
+    def map_host(self, host):
+        """Have nova look for a compute host in the cell.
+
+        That is what nova-manage cell_v2 discover_hosts writes.
+        """
+        self.execute('api', 'INSERT INTO host_mappings (created_at, cell_id, '
+                     'host) SELECT CURRENT_TIMESTAMP, id, :host FROM '
+                     "cell_mappings WHERE name = 'cell1'", host=host)
+
     def map_cell(self, url):
         """Have nova reach the database of the cell by another URL.
 
@@ -278,7 +335,7 @@ class Database:
     def execute(self, name, statement, **values):
         """Execute a statement of SQL in one of the databases.
 
-        :param name: one of ``NAMES``
+        :param name: of the database
         :param statement: SQL, with ``:name`` for each of ``values``
         :returns: the rows, if it has any
         """
@@ -292,7 +349,7 @@ class Database:
             'SELECT COUNT(*) FROM information_schema.PROCESSLIST '
             "WHERE DB LIKE '%s%%%%'" % self.prefix)[0][0]
 
-    def services(self, deleted=False):
+    def services(self, deleted=False, name='main'):
         """The records of services, by host.
 
         Whether a service is up is for the caller to say: ``last_seen_up`` is
@@ -300,8 +357,9 @@ class Database:
         counts then).
 
         :param deleted: whether to return the deleted ones too
+        :param name: of the database: that of the cell, or cell0's
         """
-        with self._begin('main') as connection:
+        with self._begin(name) as connection:
             records = [Record(*row) for row in connection.execute(QUERY)]
         return [record for record in records if deleted or not record.deleted]
 

@@ -13,13 +13,8 @@
 """Placement, served for real by a process of its own."""
 
 import os
-import socketserver
-import subprocess
-import sys
-from wsgiref import simple_server
 
-from lab import LabError
-from lab import process
+from lab.servers import wsgi
 
 CONF = """\
 [DEFAULT]
@@ -32,62 +27,36 @@ connection = %s
 
 TOKEN = 'admin'
 
-# Where the package lab is, for programs of ours run as children.
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
+ROOT = wsgi.ROOT
 
 
-class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
-    daemon_threads = True
-
-
-class Handler(simple_server.WSGIRequestHandler):
-    def log_message(self, *args):
-        """Say nothing: nova's requests are in nova's own log."""
-
-
-def serve():
-    """Serve on a free port, written to stdout as soon as it listens."""
-    from placement.wsgi import api
-    with simple_server.make_server('127.0.0.1', 0, api.application,
-                                   Server, Handler) as server:
-        print(server.server_port, flush=True)
-        server.serve_forever()
-
-
-class Placement(process.Child):
+class Placement(wsgi.Application):
     """A running Placement; its ``url`` is the endpoint."""
 
+    application = 'placement.wsgi.api:application'
+
     def __init__(self, folder, database_url):
-        """Start it and wait until it listens.
+        """Start it and wait until it answers.
 
         :param folder: for its configuration and log
         :param database_url: of a synced database
         :raises LabError: when it does not start
         """
-        with open(os.path.join(folder, 'placement.conf'), 'w') as stream:
-            stream.write(CONF % database_url)
-        super().__init__(
-            [sys.executable, '-m', 'lab.servers.placement'],
-            os.path.join(folder, 'placement.log'),
-            {'OS_PLACEMENT_CONFIG_DIR': folder, 'PYTHONPATH': os.pathsep.join(
-                filter(None, [ROOT, os.environ.get('PYTHONPATH')]))},
-            stdout=subprocess.PIPE)
+        self.database_url = database_url
+        super().__init__('placement', folder)
         try:
-            # Ends with the process, so it does not wait for ever.
-            line = self.process.stdout.readline()
-            if not line:
-                raise LabError('Placement did not start', self.log())
+            self.wait_ready()
         except BaseException:
             self.kill()
             raise
-        self.url = 'http://127.0.0.1:%d' % int(line)
+
+    def configure(self):
+        with open(os.path.join(self.folder, 'placement.conf'),
+                  'w') as stream:
+            stream.write(CONF % self.database_url)
+        return {'OS_PLACEMENT_CONFIG_DIR': self.folder}
 
     def conf(self):
         """What nova is to have in its configuration to reach it."""
         return {'auth_type': 'admin_token', 'token': TOKEN,
                 'endpoint': self.url, 'endpoint_override': self.url}
-
-
-if __name__ == '__main__':
-    serve()

@@ -10,13 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Tell a health check whether each nova-scheduler worker of this node answers.
+"""Tell a health check whether each worker of a service on this node answers.
 
 ``python3 -m nova.cmd.worker_probe`` is to be run every few seconds, beside
-nova-scheduler and with its configuration. ``nova-manage worker ping`` asks
-those of any node, but to import nova takes seconds of CPU time, so nothing of
-it is imported here. And where that command reads the database, this one looks
-at the processes: it has to run in the container of nova-scheduler.
+the service and with its configuration. ``nova-manage worker ping`` asks those
+of any node, but to import nova takes seconds of CPU time, so nothing of it is
+imported here. And where that command reads the database, this one looks at
+the processes: it has to run in the container of the service.
 """
 
 import logging
@@ -41,8 +41,8 @@ import psutil
 # Some of oslo.messaging looks for its options there.
 CONF = cfg.CONF
 
-BINARY = 'nova-scheduler'
-TOPIC = 'scheduler'
+# The binaries, and their RPC topics, which are the sections of their options.
+TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
 
 # What it returns. Where nova-manage worker has the same, so has this.
 OK = 0
@@ -76,7 +76,7 @@ def main(argv=None):
     try:
         _configure(argv)
         hosts = [f'{CONF.host}-worker-{n}' for n in range(
-            1, (CONF.scheduler.workers or os.cpu_count()) + 1)]
+            1, (CONF[TOPICS[CONF.binary]].workers or os.cpu_count()) + 1)]
         client = _client()
     except (cfg.Error, messaging.MessagingException, ValueError) as exc:
         print(f'The configuration is not valid: {_one_line(exc)}',
@@ -95,13 +95,16 @@ def main(argv=None):
 
 def _configure(argv):
     """Read the little of nova's configuration that is needed."""
-    CONF.register_cli_opt(cfg.FloatOpt(
-        'timeout', default=5, min=0.1,
-        help='Seconds to wait for an answer.'))
+    CONF.register_cli_opts([
+        cfg.StrOpt('binary', default='nova-scheduler', choices=list(TOPICS),
+                   help='The service.'),
+        cfg.FloatOpt('timeout', default=5, min=0.1,
+                     help='Seconds to wait for an answer.')])
     CONF.register_opt(cfg.StrOpt('host', default=socket.gethostname()))
     CONF.register_opt(
         cfg.IntOpt('workers', min=0, deprecated_name='scheduler_workers',
                    deprecated_group='DEFAULT'), 'scheduler')
+    CONF.register_opt(cfg.IntOpt('workers', min=0), 'conductor')
     messaging.set_transport_defaults('nova')
     CONF(argv, project='nova', prog='nova-worker-probe',
          description=__doc__.partition('\n')[0])
@@ -117,7 +120,7 @@ def _client():
                 CONF.set_override(name, value, 'oslo_messaging_rabbit')
     transport = messaging.get_rpc_transport(CONF)
     return messaging.get_rpc_client(transport, messaging.Target(
-        topic=TOPIC, namespace='baseapi', version='1.1'))
+        topic=TOPICS[CONF.binary], namespace='baseapi', version='1.1'))
 
 
 def _ping(client, hosts, timeout):
@@ -133,7 +136,7 @@ def _ping(client, hosts, timeout):
     def ask(host):
         try:
             client.prepare(server=host, timeout=timeout, retry=0).call(
-                {}, 'ping', arg=BINARY)
+                {}, 'ping', arg='probe')
             errors.pop(host)
         except messaging.MessagingTimeout:
             errors[host] = None
@@ -163,20 +166,21 @@ def _processes():
     for process in psutil.process_iter(['cmdline']):
         # A worker has a title. The parent may have a command line.
         words = process.info['cmdline'] or ['']
-        if words[0].startswith(BINARY) or BINARY in map(
+        if words[0].startswith(CONF.binary) or CONF.binary in map(
                 os.path.basename, words[:2]):
             found[' '.join(words).strip()] = process.pid
     return found
 
 
 def _why(host, found, timeout):
-    pid = found.get(f'{BINARY}: {host}')
+    binary = CONF.binary
+    pid = found.get(f'{binary}: {host}')
     if pid:
         return STUCK, (f'stuck: process {pid} is there and did not answer '
                        f'in {timeout:g} seconds')
     if found:
-        return DOWN, f'down: {BINARY} runs and this worker does not'
-    return NOT_STARTED, f'not started: no {BINARY} runs here'
+        return DOWN, f'down: {binary} runs and this worker does not'
+    return NOT_STARTED, f'not started: no {binary} runs here'
 
 
 def _one_line(exc):

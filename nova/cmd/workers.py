@@ -29,6 +29,7 @@ import nova.conf
 from nova import context
 from nova.db.main import api as main_db_api
 from nova.i18n import _
+from nova.workers import identity
 from nova.workers import roster
 
 CONF = nova.conf.CONF
@@ -136,6 +137,15 @@ def _number(kind, least, what):
     return parse
 
 
+def _binaries(binary):
+    return [binary] if binary else list(identity.TOPICS)
+
+
+_BINARY = functools.partial(
+    args, '--binary', metavar='<binary>', dest='binary',
+    choices=sorted(identity.TOPICS),
+    help=_('Only those of this binary: %s.') %
+    _(' or ').join(sorted(identity.TOPICS)))
 _NODE = functools.partial(
     args, '--node', metavar='<node>', nargs='?', const=THIS_NODE)
 _TIMEOUT = functools.partial(
@@ -145,15 +155,12 @@ _TIMEOUT = functools.partial(
 
 
 class WorkerCommands:
-    """Commands for the workers of nova-scheduler."""
+    """Commands for the workers of services that have worker hosts."""
 
     @action_description(_(
         'List the workers that have records, and whether they are up. '
         'Services without worker hosts appear as their node.'))
-    @args('--binary', metavar='<binary>', dest='binary',
-          choices=sorted(roster.TOPICS),
-          help=_('Only services of this binary: %s.') %
-          _(' or ').join(sorted(roster.TOPICS)))
+    @_BINARY()
     @_NODE(help=_('Only those on this node; without a value, on the node of '
                   'this host ([DEFAULT] host).'))
     @args('--ping', action='store_true', dest='ping',
@@ -168,7 +175,7 @@ class WorkerCommands:
         """List the workers."""
         ctxt = _context()
         workers = self._workers(
-            ctxt, [binary] if binary else roster.TOPICS, _node(node))
+            ctxt, _binaries(binary), _node(node))
         answers = None
         if ping:
             answers = roster.ping(ctxt, workers, timeout)
@@ -181,9 +188,7 @@ class WorkerCommands:
     @action_description(_(
         'Have workers answer at their own RPC server names, all at once. '
         'Those that do not are named on stderr.'))
-    @args('--binary', metavar='<binary>', dest='binary',
-          choices=sorted(roster.TOPICS),
-          help=_('The binary of the services. (default: %s)') % roster.BINARY)
+    @_BINARY()
     @_NODE(help=_('Only those on this node; without a value, on the node of '
                   'this host ([DEFAULT] host).'))
     @args('--worker', metavar='<number>', dest='number',
@@ -191,17 +196,18 @@ class WorkerCommands:
           help=_('Only the worker with this number on its node.'))
     @_TIMEOUT()
     @_command
-    def ping(self, binary=roster.BINARY, node=None, number=None,
-             timeout=TIMEOUT):
+    def ping(self, binary=None, node=None, number=None, timeout=TIMEOUT):
         """Have the workers answer."""
         ctxt = _context()
-        workers = self._workers(ctxt, [binary], _node(node), number)
+        workers = self._workers(
+            ctxt, _binaries(binary), _node(node), number)
         if not workers:
             raise _Stop(NONE_KNOWN, _('No such worker is known'))
         answers = roster.ping(ctxt, workers, timeout)
         for worker, answer in zip(workers, answers):
             if answer.error:
-                print(f'{worker.host}: {answer.error}', file=sys.stderr)
+                print(f'{worker.binary} {worker.host}: {answer.error}',
+                      file=sys.stderr)
         silent = sum(1 for answer in answers if answer.error)
         print(_('%(answered)d of %(workers)d answered') %
               {'answered': len(workers) - silent, 'workers': len(workers)})
@@ -210,6 +216,7 @@ class WorkerCommands:
     @action_description(_(
         'Remove the records of workers that are down and will not come back. '
         'What is up is never removed.'))
+    @_BINARY()
     @_NODE(help=_('Those of this node; without a value, of the node of this '
                   'host ([DEFAULT] host).'))
     @args('--all-nodes', action='store_true', dest='all_nodes',
@@ -221,8 +228,8 @@ class WorkerCommands:
     @args('--dry-run', action='store_true', dest='dry_run',
           help=_('Only show what would be removed.'))
     @_command
-    def retire(self, node=None, all_nodes=False, down_for=DOWN_FOR,
-               dry_run=False):
+    def retire(self, binary=None, node=None, all_nodes=False,
+               down_for=DOWN_FOR, dry_run=False):
         """Remove the records of workers that are gone."""
         if (node is None) != all_nodes:
             raise _Stop(BAD_USAGE, _('Give either --node or --all-nodes'))
@@ -230,17 +237,20 @@ class WorkerCommands:
         with _database():
             workers = roster.Roster(ctxt)
             gone = [worker for worker in
-                    workers.workers([roster.BINARY], _node(node))
+                    workers.workers(_binaries(binary), _node(node))
                     if worker.number and worker.down_for is not None]
             retired = 0
             for worker in gone:
                 if worker.down_for < down_for:
-                    print(_('Left %(host)s: down for %(seconds)d seconds') % {
-                        'host': worker.host, 'seconds': worker.down_for})
+                    print(_('Left %(binary)s %(host)s: down for %(seconds)d '
+                            'seconds') % {
+                                'binary': worker.binary, 'host': worker.host,
+                                'seconds': worker.down_for})
                 elif dry_run or workers.retire(worker):
                     retired += 1
-                    print((_('Would retire %s') if dry_run
-                           else _('Retired %s')) % worker.host)
+                    print((_('Would retire %(binary)s %(host)s') if dry_run else
+                           _('Retired %(binary)s %(host)s')) % {
+                               'binary': worker.binary, 'host': worker.host})
         print((_('Workers to retire: %d') if dry_run
                else _('Workers retired: %d')) % retired)
         return OK

@@ -12,16 +12,22 @@
 
 from oslo_config import cfg
 
+from nova.conf import conductor
 from nova.conf import scheduler
 
-# The options of the services whose workers have worker hosts, each in the
-# group of the service.
-scheduler_opts = [
-    cfg.IntOpt(
-        'worker_timeout',
-        default=0,
-        min=0,
-        help="""
+
+def _options(group, notes):
+    """The options of a service whose workers have worker hosts.
+
+    :param group: the group of the service's options
+    :param notes: what is to be known of its requests
+    """
+    return [
+        cfg.IntOpt(
+            'worker_timeout',
+            default=0,
+            min=0,
+            help=f"""
 Seconds after which a worker that has begun no message is replaced.
 
 Each worker regularly sends a message to itself. A worker that has begun
@@ -30,8 +36,7 @@ pool is blocked, or the whole process is. It is made to write the stacks of its
 threads to the log, is killed, and is started again under the same worker host.
 
 A worker is not replaced while the message broker, the main database or the API
-database does not answer. It is, if all its threads wait for a Placement that
-does not answer, so keep this longer than ``[placement] timeout``.
+database does not answer. {notes}
 
 Possible values:
 
@@ -45,15 +50,28 @@ Related options:
 * ``[DEFAULT] report_interval``
 * ``[DEFAULT] service_down_time``
 * ``[DEFAULT] executor_thread_pool_size``
-* ``[scheduler] workers``
-* ``[placement] timeout``
+* ``[{group}] workers``
 """),
-]
+    ]
+
+
+# Each in the group of the service.
+OPTIONS = {
+    scheduler.scheduler_group: _options('scheduler', """\
+It is, if all its threads wait for a Placement that
+does not answer, so keep this longer than ``[placement] timeout``."""),
+    conductor.conductor_group: _options('conductor', """\
+It is, if all its threads wait for other services:
+for nova-compute (up to ``[DEFAULT] long_rpc_timeout``), Neutron, Cinder or
+Glance. What it was doing is lost then, as when it is stopped: a server that
+was being built ends in ERROR."""),
+}
 
 
 def register_opts(conf):
-    conf.register_opts(scheduler_opts, group=scheduler.scheduler_group)
+    for group, options in OPTIONS.items():
+        conf.register_opts(options, group=group)
 
 
 def list_opts():
-    return {scheduler.scheduler_group: scheduler_opts}
+    return OPTIONS

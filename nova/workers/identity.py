@@ -31,7 +31,12 @@ MAX_QUEUE_LENGTH = 255
 
 # Only the last suffix is ours: the name of a node may look like a worker host
 # itself (Kubernetes nodes are named like 'k8s-worker-1').
+#: The binaries whose workers have worker hosts, and their RPC topics.
+TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
+
 _WORKER_HOST = re.compile(r'(?P<node>.+)-worker-(?P<number>[1-9][0-9]*)')
+
+_own: str | None = None
 
 
 class WorkerId(ty.NamedTuple):
@@ -55,6 +60,17 @@ def parse(host: str) -> WorkerId | None:
     if match is None:
         return None
     return WorkerId(match['node'], int(match['number']))
+
+
+def bind(host: str) -> None:
+    """Let this process be the worker with that worker host."""
+    global _own
+    _own = host
+
+
+def own_host() -> str:
+    """Who this process is: its worker host, or ``[DEFAULT] host``."""
+    return _own or CONF.host
 
 
 def node_topic(topic: str, node: str) -> str:

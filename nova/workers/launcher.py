@@ -128,6 +128,7 @@ class Worker(service.ServiceBase):
     def _bind(self):
         self.server.host = self.host
         self.server.backdoor_port = self.backdoor_port
+        identity.bind(self.host)
         manager = self.server.manager
         manager.host = self.host
         manager.notifier = rpc.get_notifier(manager.service_name, self.host)

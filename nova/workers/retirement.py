@@ -66,13 +66,17 @@ class Retirement:
         :returns: the hosts that are up still, or could not be removed, and
             have to be looked at again
         """
-        records = objects.ServiceList.get_by_binary(
-            ctxt, self._server.binary, include_disabled=True)
+        # Nodes, as they have workers, of whichever binary.
+        records = [
+            record for binary in identity.TOPICS for record in
+            objects.ServiceList.get_by_binary(
+                ctxt, binary, include_disabled=True)]
         nodes = {worker.node for worker in
                  (identity.parse(record.host) for record in records) if worker}
         left = []
         for record in records:
-            if not self._is_gone(record.host):
+            if (record.binary != self._server.binary or
+                    not self._is_gone(record.host)):
                 continue
             if record.host != self._node and (
                     record.host in nodes or self._is_node(ctxt, record)):
@@ -97,8 +101,8 @@ class Retirement:
             worker.number > self._workers)
 
     def _is_node(self, ctxt, record):
-        """Whether services of other binaries have the host of a record."""
-        return any(other.binary != record.binary for other in
+        """Whether services without worker hosts have the host of a record."""
+        return any(other.binary not in identity.TOPICS for other in
                    objects.ServiceList.get_by_host(ctxt, record.host))
 
     def _is_down(self, record):

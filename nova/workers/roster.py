@@ -35,13 +35,6 @@ from nova.workers import identity
 
 CONF = nova.conf.CONF
 
-#: The binaries whose services can be asked, and their RPC topics.
-TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
-
-#: The binary whose services have worker hosts. The name of another service
-#: may look like a worker host, but is the name of its node.
-BINARY = 'nova-scheduler'
-
 # How many pings are under way before those that are not answered at once. More
 # would wait for each other here, and not for the workers. It is less than
 # oslo.messaging's pool of connections has.
@@ -117,7 +110,7 @@ class Roster:
         self._context = ctxt
         self._servicegroup_api = servicegroup.API()
 
-    def workers(self, binaries=tuple(TOPICS), node=None, number=None):
+    def workers(self, binaries=tuple(identity.TOPICS), node=None, number=None):
         """The workers by node and number, services without worker hosts too.
 
         :param binaries: the binaries to look for
@@ -147,7 +140,7 @@ class Roster:
         nodes = set()
         for record in records:
             worker = identity.parse(record.host)
-            if record.binary != BINARY:
+            if record.binary not in identity.TOPICS:
                 nodes.add(record.host)
             elif worker is not None:
                 nodes.add(worker.node)
@@ -155,7 +148,7 @@ class Roster:
 
     def _worker(self, record, nodes):
         worker = None
-        if record.binary == BINARY and record.host not in nodes:
+        if record.binary in identity.TOPICS and record.host not in nodes:
             worker = identity.parse(record.host)
         node, number = worker or (record.host, None)
         up = self._servicegroup_api.service_is_up(record)
@@ -238,7 +231,7 @@ class _Ping:
         self._timeout = timeout
         self._undeliverable = undeliverable
         self._release = release
-        topic = TOPICS[worker.binary]
+        topic = identity.TOPICS[worker.binary]
         # As the exchange routes it.
         self._routing_key = f'{topic}.{worker.host}'
         self._client = _client(
@@ -291,7 +284,7 @@ def _reach_broker(ctxt):
     errors = [_('no answer in %d seconds') % BROKER_TIMEOUT]
     done = threading.Event()
     # Nobody has this name, so the exchange drops the message.
-    client = _client(TOPICS[BINARY], f'nobody-{uuidutils.generate_uuid()}')
+    client = _client('nobody', f'nobody-{uuidutils.generate_uuid()}')
 
     def cast():
         try:

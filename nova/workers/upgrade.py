@@ -12,8 +12,7 @@
 
 """The upgrade check of the node names: do all workers get a worker host?
 
-Where a name is too long, nova-scheduler does not start. This tells so before
-the upgrade.
+Where a name is too long, no worker starts. This tells so before the upgrade.
 """
 
 from oslo_upgradecheck import upgradecheck
@@ -27,63 +26,62 @@ from nova.workers import identity
 
 CONF = nova.conf.CONF
 
-BINARY = 'nova-scheduler'
-TOPIC = 'scheduler'
-
 
 def check_worker_hosts(_commands):
-    """Warn of nodes whose nova-scheduler would not start for their names.
+    """Warn of nodes whose workers would not start for the nodes' names.
 
-    Looks at the name of this node, and at the records of nova-scheduler in
-    all cells that answer.
+    Looks at the name of this node, and at the records in all cells that
+    answer.
 
     :param _commands: the nova.cmd.status.UpgradeCommands that runs the check
     :returns: an upgradecheck.Result
     """
-    details = []
-    own = _error_of_this_node()
-    if own:
-        # It may be a node without nova-scheduler, so it is a warning.
-        details.append(
-            _('nova-scheduler would not start on this node: %s.') % own)
     recorded = _recorded_hosts()
-    # The node of a worker host was checked when the worker was started.
-    hosts = [host for host in sorted(recorded)
-             if identity.parse(host) is None and _error(host)]
-    if hosts:
-        # The records may be those of nodes that are gone.
-        details.append(
-            _('nova-scheduler would not start on the nodes with these names, '
-              'which are too long for the queues of its workers: %s.') %
-            ', '.join(hosts))
-    pairs = [f'{node} and {host}' for node, host in _lookalikes(recorded)]
-    if pairs:
-        details.append(
-            _('These nodes cannot run nova-scheduler beside each other, as '
-              'one is called like a worker of the other: %s.') %
-            ', '.join(pairs))
+    details = [detail for binary, topic in identity.TOPICS.items()
+               for detail in _details(binary, topic, recorded[binary])]
     if details:
-        details.append(
-            _('Set another [DEFAULT] host for nova-scheduler there.'))
+        details.append(_('Set another [DEFAULT] host there.'))
         return upgradecheck.Result(
             upgradecheck.Code.WARNING, ' '.join(details))
     return upgradecheck.Result(upgradecheck.Code.SUCCESS)
 
 
-def _error_of_this_node():
+def _details(binary, topic, recorded):
+    """What is wrong with the names of the nodes of a binary."""
+    own = _error_of_this_node(topic)
+    if own:
+        # It may be a node without this service, so it is a warning.
+        yield _('%(binary)s would not start on this node: %(error)s.') % {
+            'binary': binary, 'error': own}
+    # The node of a worker host was checked when the worker was started.
+    hosts = [host for host in sorted(recorded)
+             if identity.parse(host) is None and _error(topic, host)]
+    if hosts:
+        # The records may be those of nodes that are gone.
+        yield _('%(binary)s would not start on the nodes with these names, '
+                'which are too long for the queues of its workers: '
+                '%(hosts)s.') % {'binary': binary, 'hosts': ', '.join(hosts)}
+    pairs = [f'{node} and {host}' for node, host in _lookalikes(recorded)]
+    if pairs:
+        yield _('These nodes cannot run %(binary)s beside each other, as one '
+                'is called like a worker of the other: %(pairs)s.') % {
+                    'binary': binary, 'pairs': ', '.join(pairs)}
+
+
+def _error_of_this_node(topic):
     """What is wrong with [DEFAULT] host; None if nothing is."""
     try:
         host = CONF.host
     except ValueError as exc:
         # oslo.config does not take it for the name of a host.
         return exc
-    return _error(host)
+    return _error(topic, host)
 
 
-def _error(node):
+def _error(topic, node):
     """What is wrong with the name of a node; None if nothing is."""
     try:
-        identity.check(TOPIC, node)
+        identity.check(topic, node)
     except ValueError as exc:
         return exc
     return None
@@ -101,14 +99,15 @@ def _lookalikes(recorded):
 
 
 def _recorded_hosts():
-    """When each host of nova-scheduler was last seen, as the records say."""
+    """When each host was last seen, by binary, as the records say."""
     results = context.scatter_gather_all_cells(
         context.get_admin_context(), _recorded_hosts_in_cell)
-    hosts = {}
+    hosts: dict[str, dict] = {binary: {} for binary in identity.TOPICS}
     for result in results.values():
         # It is in the log that a cell does not answer.
         if not context.is_cell_failure_sentinel(result):
-            hosts.update(result)
+            for binary, host, seen in result:
+                hosts[binary][host] = seen
     return hosts
 
 
@@ -118,6 +117,7 @@ def _recorded_hosts_in_cell(ctxt):
     services = sa.Table('services', sa.MetaData(), autoload_with=engine)
     with engine.connect() as conn:
         return conn.execute(sa.select(
-            services.c.host, services.c.last_seen_up).where(
-            services.c.binary == BINARY, services.c.deleted == 0,
+            services.c.binary, services.c.host, services.c.last_seen_up
+        ).where(
+            services.c.binary.in_(identity.TOPICS), services.c.deleted == 0,
         )).all()

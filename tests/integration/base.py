@@ -39,8 +39,9 @@ CALL_TIMEOUT = 5
 # Until a record is down, and until somebody has looked at it since.
 RETIRED = 2 * SERVICE_DOWN_TIME + REPORT_INTERVAL + 15
 
-# A request that fills pools, and not the one that probes make.
-WORK = 'delete_aggregate'
+# Methods that requests go through which fill pools, and that are not the one
+# that probes call.
+WORK = {'scheduler': 'delete_aggregate', 'conductor': '_object_dispatch'}
 
 CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                     'service_down_time': SERVICE_DOWN_TIME,
@@ -162,7 +163,17 @@ def stock_tree(tree=None):
 
 
 class LabTestCase(testtools.TestCase):
-    """Runs nova-scheduler for real."""
+    """Runs a service with workers for real, nova-scheduler if not another."""
+
+    BINARY = 'nova-scheduler'
+
+    @property
+    def topic(self):
+        return self.BINARY.removeprefix('nova-')
+
+    def services(self, made):
+        """The records of the service."""
+        return made.services(binary=self.BINARY)
 
     def setUp(self):
         super().setUp()
@@ -190,9 +201,9 @@ class LabTestCase(testtools.TestCase):
         return made
 
     def start(self, made, **kwargs):
-        """Start a scheduler and wait until it serves and is up."""
+        """Start the service and wait until it serves and is up."""
         kwargs.setdefault('node', NODE)
-        scheduler = made.scheduler(**kwargs)
+        scheduler = getattr(made, self.topic)(**kwargs)
         scheduler.wait_ready()
         self.wait_up(made, scheduler)
         return scheduler
@@ -207,12 +218,12 @@ class LabTestCase(testtools.TestCase):
             return {scheduler.node}
         return {scheduler.worker_host(n) for n in scheduler.numbers}
 
-    @staticmethod
-    def up(made, seconds=SERVICE_DOWN_TIME):
+    @classmethod
+    def up(cls, made, seconds=SERVICE_DOWN_TIME):
         """The hosts whose records have had a heartbeat lately."""
         now = datetime.datetime.now(datetime.timezone.utc).replace(
             tzinfo=None)
-        return {record.host for record in made.services()
+        return {record.host for record in made.services(binary=cls.BINARY)
                 if record.last_seen_up is not None and
                 (now - record.last_seen_up).total_seconds() <= seconds}
 
@@ -227,7 +238,7 @@ class LabTestCase(testtools.TestCase):
         """
         for n in numbers:
             worker = scheduler.workers()[n]
-            made.faults.block(worker, WORK)
+            made.faults.block(worker, WORK[self.topic])
             for _request in range(pool):
                 client.cast_work(scheduler.worker_host(n))
             made.wait(

@@ -27,8 +27,7 @@ from tests.integration import base
 BLOCKED = 20
 
 
-@ddt.ddt
-class BlockedTestCase(base.LabTestCase):
+class BlockedBase(base.LabTestCase):
 
     def begin(self, mode, workers=3, pool=2):
         self.pool = pool
@@ -36,7 +35,7 @@ class BlockedTestCase(base.LabTestCase):
             {'DEFAULT': {'executor_thread_pool_size': pool}})
         self.scheduler = self.start(self.made, workers=workers, mode=mode)
         self.before = self.pids(self.scheduler)
-        self.client = self.enterContext(self.made.client())
+        self.client = self.enterContext(self.made.client(self.topic))
 
     def get_blocked(self, *numbers):
         self.block(self.made, self.scheduler, self.client, self.pool,
@@ -66,6 +65,10 @@ class BlockedTestCase(base.LabTestCase):
 
     def state(self, number):
         return self.made.faults.state(self.scheduler.workers()[number])
+
+
+@ddt.ddt
+class FanoutTestCase(BlockedBase):
 
     @ddt.data(*base.MODES)
     def test_fanout_casts(self, mode):
@@ -101,6 +104,10 @@ class BlockedTestCase(base.LabTestCase):
             wait_known(number)
         self.assertEqual(self.before, self.pids(self.scheduler))
 
+
+@ddt.ddt
+class BlockedTestCase(BlockedBase):
+
     @ddt.data(*base.MODES)
     def test_node_address(self, mode):
         self.begin(mode, workers=2)
@@ -123,7 +130,7 @@ class BlockedTestCase(base.LabTestCase):
         workers = self.scheduler.workers().values()
         for worker in workers:
             # Counts them.
-            self.made.faults.slow(worker, 0, base.WORK)
+            self.made.faults.slow(worker, 0, base.WORK[self.topic])
 
         def ended():
             return sum(self.made.faults.state(worker)['ended']

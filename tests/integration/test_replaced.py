@@ -26,7 +26,9 @@ REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 30
 @ddt.ddt
 class ReplacedTestCase(base.LabTestCase):
 
-    CONF = {'scheduler': {'worker_timeout': base.WORKER_TIMEOUT}}
+    @property
+    def conf(self):
+        return {self.topic: {'worker_timeout': base.WORKER_TIMEOUT}}
 
     def replaced(self, scheduler, before):
         """The numbers of the workers that have other processes now."""
@@ -36,8 +38,8 @@ class ReplacedTestCase(base.LabTestCase):
 
     @ddt.data(*base.MODES)
     def test_as_soon_as_it_serves(self, mode):
-        made = self.cloud(self.CONF)
-        scheduler = made.scheduler(workers=3, mode=mode)
+        made = self.cloud(self.conf)
+        scheduler = getattr(made, self.topic)(workers=3, mode=mode)
         made.wait(lambda: 2 in scheduler.consuming(), 60, 'worker 2 to serve')
         worker = scheduler.workers()[2]
         made.faults.stop(worker)
@@ -55,7 +57,7 @@ class ReplacedTestCase(base.LabTestCase):
     def test_half_open_connection_to_the_database(self, mode):
         # A write hangs for ever, but the database answers all others.
         box, url = self.middlebox(base.shared_database().urls['main'])
-        made = self.cloud(dict(self.CONF, database={'connection': url}))
+        made = self.cloud(dict(self.conf, database={'connection': url}))
         scheduler = self.start(made, workers=2, mode=mode)
         before = self.pids(scheduler)
         box.abandon()

@@ -34,24 +34,24 @@ class WorkerHostsTestCase(base.LabTestCase):
     def test_a_day_in_the_life(self, mode):
         cloud = self.cloud()
         scheduler = self.start(cloud, workers=3, mode=mode)
-        client = self.enterContext(cloud.client())
+        client = self.enterContext(cloud.client(self.topic))
 
         # Queues and consumers, records, titles, lines in the log.
         self.assertEqual(
             [3, 1, 1, 1, 3],
-            self.queues(cloud, 'scheduler',
-                        f'scheduler.{NODE}-worker-1',
-                        f'scheduler.{NODE}-worker-2',
-                        f'scheduler.{NODE}-worker-3',
-                        f'scheduler.{NODE}'))
+            self.queues(cloud, self.topic,
+                        f'{self.topic}.{NODE}-worker-1',
+                        f'{self.topic}.{NODE}-worker-2',
+                        f'{self.topic}.{NODE}-worker-3',
+                        f'{self.topic}.{NODE}'))
         self.assertEqual(
             [f'{NODE}-worker-{n}' for n in (1, 2, 3)],
-            sorted(record.host for record in cloud.services()))
+            sorted(record.host for record in self.services(cloud)))
         workers = scheduler.workers()
         self.assertEqual([1, 2, 3], sorted(workers))
         for number, worker in workers.items():
             self.assertIn(
-                f'Starting worker {number} of 3 of nova-scheduler on node '
+                f'Starting worker {number} of 3 of {self.BINARY} on node '
                 f'{NODE} as {NODE}-worker-{number} (pid {worker.pid})',
                 scheduler.log())
 
@@ -61,7 +61,7 @@ class WorkerHostsTestCase(base.LabTestCase):
 
         # Killed, it comes back under its name and with its record.
         before = {record.host: record.created_at
-                  for record in cloud.services()}
+                  for record in self.services(cloud)}
         pids = self.pids(scheduler)
         workers[2].kill()
         cloud.wait(lambda: self.pids(scheduler).get(2, pids[2]) != pids[2],
@@ -71,7 +71,7 @@ class WorkerHostsTestCase(base.LabTestCase):
         after = self.pids(scheduler)
         self.assertEqual((pids[1], pids[3]), (after[1], after[3]))
         self.assertEqual(before, {record.host: record.created_at
-                                  for record in cloud.services()})
+                                  for record in self.services(cloud)})
 
         # SIGHUP: in the eventlet mode each worker reads its configuration
         # again; in the threading mode oslo.service starts each anew.
@@ -101,9 +101,9 @@ class WorkerHostsTestCase(base.LabTestCase):
         cloud = self.cloud()
         scheduler = self.start(cloud, workers=1, mode=mode)
         self.assertEqual([f'{NODE}-worker-1'],
-                         [record.host for record in cloud.services()])
+                         [record.host for record in self.services(cloud)])
         self.assertEqual([1], list(scheduler.workers()))
-        client = self.enterContext(cloud.client())
+        client = self.enterContext(cloud.client(self.topic))
         client.ping(NODE, timeout=10)
 
     def test_node_address_while_a_worker_is_gone(self):
@@ -111,12 +111,17 @@ class WorkerHostsTestCase(base.LabTestCase):
         # another has taken pings it will not answer.
         cloud = self.cloud()
         scheduler = self.start(cloud, workers=3)
-        client = self.enterContext(cloud.client())
+        client = self.enterContext(cloud.client(self.topic))
         cloud.faults.stop(scheduler.workers()[2])
         lost = sum(not client.answers(NODE, timeout=1) for _n in range(12))
         # It prefetches a few of them, and no more.
         self.assertLessEqual(lost, 4)
         self.assertTrue(client.answers(NODE, timeout=10))
+
+
+@ddt.ddt
+class SchedulerTestCase(base.LabTestCase):
+    """What other services do not have, or need not be asked again."""
 
     @ddt.data(*base.MODES)
     def test_two_nodes_one_leader(self, mode):

@@ -79,7 +79,7 @@ class StopTestCase(base.LabTestCase):
         scheduler = self.start(made, workers=2, mode=mode,
                                packages=self.packages)
         worker = scheduler.workers()[2]
-        made.faults.slow(worker, 20, base.WORK)
+        made.faults.slow(worker, 20, base.WORK[self.topic])
         client = self.enterContext(made.client())
         pool = self.enterContext(
             concurrent.futures.ThreadPoolExecutor(1))
@@ -107,7 +107,8 @@ class StopTestCase(base.LabTestCase):
         scheduler = self.start(made, workers=3, mode=mode,
                                packages=self.packages)
         for fault in (made.faults.stop,
-                      lambda worker: made.faults.block(worker, base.WORK)):
+                      lambda worker: made.faults.block(
+                          worker, base.WORK[self.topic])):
             worker = scheduler.workers()[2]
             with self.callers(made, 30) as callers:
                 callers.wait_answered(CALLS, 60, made.log)

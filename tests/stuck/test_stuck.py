@@ -164,7 +164,7 @@ class ReplacedTestCase(StuckTestCase):
             self.check_lost()
         # One that reads but cannot run, or has run but cannot end.
         for number, fault, *args in (
-                (3, self.made.faults.block, base.WORK),
+                (3, self.made.faults.block, base.WORK[self.topic]),
                 (1, self.made.faults.hang_reply)):
             self.fault(number, fault, *args)
             self.wait_down()
@@ -209,7 +209,7 @@ class BlockedPoolTestCase(StuckTestCase):
             self.client.cast_aggregate(sent[-1])
 
         cast()
-        self.fault(2, self.made.faults.block, base.WORK)
+        self.fault(2, self.made.faults.block, base.WORK[self.topic])
         time.sleep(max(0, RECOVERED - self.since()))
         # For good.
         while self.since() < seconds:
@@ -246,7 +246,7 @@ class BlockedPoolTestCase(StuckTestCase):
         # Two threads, and always more requests than that.
         self.begin(mode, {'executor_thread_pool_size': 2}, REPLACE)
         self.callers.stop()
-        self.fault(2, self.made.faults.slow, 1, base.WORK)
+        self.fault(2, self.made.faults.slow, 1, base.WORK[self.topic])
         with rpc.Callers(self.client, 6, timeout=30, call=functools.partial(
                 self.client.work, server=self.host)) as busy:
             # Longer than three intervals, and than the worker_timeout.

@@ -171,6 +171,14 @@ class TestPictures(ResultsTest):
             width = int.from_bytes(png[16:20], 'big')
             self.assertEqual(1200, width)
 
+    def test_many_bars_lie(self):
+        names = list(map(str, range(20)))
+        self.results.bars('many', 'Calls', 'calls', names,
+                          {'stock': list(range(20))}, 'symlog')
+        self.results.save()
+        size = self.read('try-many.png')[16:24]
+        self.assertGreater(size[4:], size[:4])
+
     def test_same_data_same_bytes(self):
         self.fill(self.results).save()
         self.fill(self.make('again')).save()

@@ -16,6 +16,7 @@ Imported before everything else in the process, so it imports as little as
 it can: above all nothing that eventlet has to patch first.
 """
 
+import _thread
 import importlib.machinery
 import importlib.util
 import json
@@ -23,6 +24,9 @@ import os
 import signal
 import sys
 import time
+
+# Before eventlet has a green one.
+start_thread = _thread.start_new_thread
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -34,6 +38,11 @@ current = [None]
 running = []
 peak = [0]
 ended = []
+
+# What keeps the memory of the process in use, and by how many seconds its
+# clock is ahead.
+memory = []
+ahead = [0]
 
 # The names of aggregates that were cast, in the order of their arrival.
 casts = []
@@ -64,6 +73,44 @@ def hang_reply():
              lambda message: message.msg_id)
 
 
+def exhaust():
+    # Not here in the main thread, which would end with the error.
+    start_thread(_exhaust, ())
+
+
+def _exhaust():
+    import resource
+    # Nothing more from the kernel, and then all that there is is used up.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    for size in (1 << 20, 1 << 15, 1 << 10, 1 << 5):
+        try:
+            while True:
+                memory.append(bytearray(size))
+        except MemoryError:
+            pass
+
+
+def jump(seconds):
+    import datetime
+
+    from oslo_utils import timeutils
+    if not hasattr(timeutils.utcnow, 'original'):
+        time.time = _ahead(time.time, lambda: ahead[0])
+        time.time_ns = _ahead(time.time_ns, lambda: int(ahead[0] * 1e9))
+        timeutils.utcnow = _ahead(
+            timeutils.utcnow, lambda: datetime.timedelta(seconds=ahead[0]))
+    ahead[0] = seconds
+
+
+def _ahead(original, offset):
+    def now(*args, **kwargs):
+        return original(*args, **kwargs) + offset()
+
+    now.original = original
+    return now
+
+
 def release(calls):
     current[0].tickets.extend([None] * calls)
 
@@ -85,11 +132,13 @@ def watch():
 
 def tell(path):
     import gc
-    from nova.scheduler import host_manager
+    # Other services than the scheduler know no aggregates.
+    kind = getattr(sys.modules.get('nova.scheduler.host_manager'),
+                   'HostManager', ())
     # What was frozen before the fork is not listed.
     gc.unfreeze()
     known = {aggregate.name for found in gc.get_objects()
-             if isinstance(found, host_manager.HostManager)
+             if isinstance(found, kind)
              for aggregate in list(found.aggs_by_id.values())}
     with open(path + '.new', 'w') as stream:
         json.dump({'aggregates': sorted(known), 'casts': list(casts),
@@ -119,10 +168,17 @@ class Wait:
 def _owner(method):
     """The class whose method it is."""
     from nova import baserpc
-    from nova.scheduler import host_manager
-    # Not the manager, which calls it: nova keeps what it found there.
-    return (baserpc.BaseRPCAPI if method == 'ping' else
-            host_manager.HostManager)
+    if method == 'ping':
+        return baserpc.BaseRPCAPI
+    # Not the scheduler's manager, which calls its own: nova keeps what it
+    # found there. What is not loaded is of another service.
+    for module, name in (('nova.scheduler.host_manager', 'HostManager'),
+                         ('nova.conductor.manager', 'ComputeTaskManager'),
+                         ('nova.conductor.manager', 'ConductorManager')):
+        owner = getattr(sys.modules.get(module), name, None)
+        if hasattr(owner, method):
+            return owner
+    raise AttributeError(method)
 
 
 def _replace(owner, name, seconds, concerned=lambda self: True):

@@ -18,8 +18,8 @@ import fixtures
 from oslo_messaging._drivers import impl_fake
 
 from nova.scheduler import manager
-from nova.scheduler import rpcapi
 from nova import service
+from nova.workers import identity
 from nova.workers import launcher
 
 
@@ -46,7 +46,7 @@ class AMQPRouting(fixtures.Fixture):
 
 
 class WorkerFixture(fixtures.Fixture):
-    """One worker of nova-scheduler, started in this process.
+    """One worker of a service, started in this process.
 
     A worker binds the Service that it has in its process, so here each has
     one of its own.
@@ -55,8 +55,10 @@ class WorkerFixture(fixtures.Fixture):
     :ivar server: its nova.service.Service
     """
 
-    def __init__(self, node, number, workers, report_interval=0):
+    def __init__(self, node, number, workers, report_interval=0,
+                 binary='nova-scheduler'):
         self._args = (number, workers)
+        self._binary = binary
         self._node = node
         self._report_interval = report_interval
 
@@ -67,9 +69,12 @@ class WorkerFixture(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'nova.thread_pool_factory.shutdown_all_executors',
                 lambda: None))
+        # The last one that is started stands for the process.
+        self.useFixture(fixtures.MonkeyPatch(
+            'nova.workers.identity._own', None))
         self.server = service.Service.create(
-            host=self._node, binary='nova-scheduler', topic=rpcapi.RPC_TOPIC,
-            report_interval=self._report_interval)
+            host=self._node, binary=self._binary,
+            topic=identity.TOPICS[self._binary], report_interval=self._report_interval)
         self.worker = launcher.Worker(self.server, *self._args)
         # Tells in an answer who gave it.
         self.worker.backdoor_port = self.worker.number

@@ -21,18 +21,23 @@ from oslo_utils import timeutils
 from nova import context
 from nova import objects
 from nova import rpc
-from nova.scheduler import rpcapi
 from nova import servicegroup
 from nova import test
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.functional import fixtures as func_fixtures
 from nova.tests.functional.workers import fixtures
+from nova.workers import identity
 
 NODE = 'scheduler-node-1'
+INSTANCE = 'a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10'
 
 
 class WorkersTestCase(test.TestCase):
-    """Workers of nova-scheduler in one process, on the fake RPC driver."""
+    """Workers of a service in one process, on the fake RPC driver."""
+
+    BINARY = 'nova-scheduler'
+    # A request to its manager, and the version of its RPC API.
+    REQUEST = ('select_destinations', '4.5')
 
     # No timers: a test sends the own messages that it is about.
     REPORT_INTERVAL = 0
@@ -48,21 +53,38 @@ class WorkersTestCase(test.TestCase):
     def start_worker(self, number, workers=3, node=NODE):
         return self.useFixture(
             fixtures.WorkerFixture(
-                node, number, workers, self.REPORT_INTERVAL)).worker
+                node, number, workers, self.REPORT_INTERVAL,
+                self.BINARY)).worker
+
+    @property
+    def topic(self):
+        return identity.TOPICS[self.BINARY]
 
     def start_workers(self, workers=3, node=NODE):
         return [self.start_worker(number, workers, node)
                 for number in range(1, workers + 1)]
 
     def records(self):
-        """The records of the schedulers by host."""
+        """The records of the service by host."""
         records = objects.ServiceList.get_by_binary(
-            self.context, 'nova-scheduler')
+            self.context, self.BINARY)
         return {record.host: record for record in records}
+
+    def request_spec(self):
+        """A request for one server."""
+        return objects.RequestSpec.from_components(
+            self.context, INSTANCE, image=None,
+            flavor=objects.Flavor(
+                id=1, name='f', memory_mb=1, vcpus=1, root_gb=0,
+                ephemeral_gb=0, flavorid='1', swap=0, rxtx_factor=1,
+                vcpu_weight=0, disabled=False, is_public=True,
+                extra_specs={}, description=None),
+            numa_topology=None, pci_requests=None, filter_properties={},
+            instance_group=None, availability_zone=None)
 
     def ask(self, server=None, timeout=10):
         """Who answers at a server name, or at the topic: a worker's number."""
-        target = messaging.Target(topic=rpcapi.RPC_TOPIC, namespace='baseapi',
+        target = messaging.Target(topic=self.topic, namespace='baseapi',
                                   version='1.1', server=server)
         client = rpc.get_client(target).prepare(timeout=timeout)
         return client.call(self.context, 'get_backdoor_port')
@@ -116,20 +138,20 @@ class WorkerHostsTestCase(WorkersTestCase):
 
     def test_node_address_answers_ping_as_probes_call_it(self):
         self.start_workers(2)
-        target = messaging.Target(topic=rpcapi.RPC_TOPIC, namespace='baseapi',
+        target = messaging.Target(topic=self.topic, namespace='baseapi',
                                   version='1.1', server=NODE)
         answer = rpc.get_client(target).prepare(timeout=10).call(
             self.context, 'ping', arg='probe')
-        self.assertEqual({'service': 'scheduler', 'arg': 'probe'}, answer)
+        self.assertEqual({'service': self.topic, 'arg': 'probe'}, answer)
 
     def test_node_address_takes_no_requests(self):
         self.start_workers(1)
-        target = messaging.Target(topic=rpcapi.RPC_TOPIC, version='4.5',
+        method, version = self.REQUEST
+        target = messaging.Target(topic=self.topic, version=version,
                                   server=NODE)
         client = rpc.get_client(target).prepare(timeout=10)
         self.assertRaises(
-            messaging.UnsupportedVersion, client.call, self.context,
-            'select_destinations')
+            messaging.UnsupportedVersion, client.call, self.context, method)
 
     def test_stopped_and_started_again_keeps_its_record(self):
         workers = self.start_workers()
@@ -148,19 +170,9 @@ class WorkerHostsTestCase(WorkersTestCase):
         worker = self.start_workers(2)[1]
         manager = worker.server.manager
         notifier.reset()
-        spec = objects.RequestSpec.from_components(
-            self.context, 'a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10', image=None,
-            flavor=objects.Flavor(
-                id=1, name='f', memory_mb=1, vcpus=1, root_gb=0,
-                ephemeral_gb=0, flavorid='1', swap=0, rxtx_factor=1,
-                vcpu_weight=0, disabled=False, is_public=True,
-                extra_specs={}, description=None),
-            numa_topology=None, pci_requests=None, filter_properties={},
-            instance_group=None, availability_zone=None)
         with mock.patch.object(manager, '_schedule', return_value=[]):
             manager._select_destinations(
-                self.context, spec, ['a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10'],
-                {}, None)
+                self.context, self.request_spec(), [INSTANCE], {}, None)
         self.assertEqual(
             ['scheduler.scheduler-node-1-worker-2'] * 2,
             [n.publisher_id for n in notifier.notifications])

@@ -29,6 +29,8 @@ from nova.objects import base as objects_base
 from nova import test
 from nova.workers import roster
 
+BOTH = ['nova-scheduler', 'nova-conductor']
+
 
 @ddt.ddt
 class WorkerCommandsTestCase(test.NoDBTestCase):
@@ -123,7 +125,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
 | nova-scheduler | stock | -      | up    | 3 s ago    | 73      |
 +----------------+-------+--------+-------+------------+---------+
 """, ''), self.manage('list'))
-        self.roster.workers.assert_called_once_with(roster.TOPICS, None)
+        self.roster.workers.assert_called_once_with(BOTH, None)
         self.ping.assert_not_called()
 
     def test_list_only_some(self):
@@ -131,7 +133,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.manage('list --node')
         self.roster.workers.assert_has_calls([
             mock.call(['nova-conductor'], 'm'),
-            mock.call(roster.TOPICS, 'n')])
+            mock.call(BOTH, 'n')])
 
     def test_list_ping(self):
         self.ping.return_value = [roster.Answer(1.25),
@@ -173,7 +175,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.ping.return_value = [roster.Answer(1), roster.Answer(2)]
         self.assertEqual((0, '2 of 2 answered\n', ''), self.manage('ping'))
         self.roster.workers.assert_called_once_with(
-            ['nova-scheduler'], None, None)
+            BOTH, None, None)
         self.ping.assert_called_once_with(
             mock.ANY, self.roster.workers.return_value, 5)
 
@@ -181,7 +183,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.manage('ping --node --worker 2 --timeout 0.5')
         self.manage('ping --node m --binary nova-conductor')
         self.roster.workers.assert_has_calls([
-            mock.call(['nova-scheduler'], 'n', 2),
+            mock.call(BOTH, 'n', 2),
             mock.call(['nova-conductor'], 'm', None)])
         self.assertEqual([0.5, 5],
                          [call.args[2] for call in self.ping.mock_calls
@@ -192,7 +194,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             roster.Answer(1), roster.Answer(error='no answer in 5 seconds')]
         self.assertEqual(
             (1, '1 of 2 answered\n',
-             'n-worker-10: no answer in 5 seconds\n'), self.manage('ping'))
+             'nova-scheduler n-worker-10: no answer in 5 seconds\n'), self.manage('ping'))
 
     def test_ping_none_known(self):
         self.roster.workers.return_value = []
@@ -209,15 +211,16 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             self.worker('n', 4, up=False, age=9000)]
         gone[4].record.forced_down = True
         self.flags(service_down_time=60)
-        left = 'Left n-worker-3: down for 40 seconds\n'
+        left = 'Left nova-scheduler n-worker-3: down for 40 seconds\n'
         self.assertEqual(
-            (0, f'Would retire n-worker-2\n{left}Workers to retire: 1\n',
-             ''), self.manage('retire --all-nodes --dry-run'))
-        self.roster.workers.assert_called_once_with(['nova-scheduler'], None)
+            (0, f'Would retire nova-scheduler n-worker-2\n{left}'
+             'Workers to retire: 1\n', ''), self.manage('retire --all-nodes --dry-run'))
+        self.roster.workers.assert_called_once_with(BOTH, None)
         self.roster.retire.assert_not_called()
         self.assertEqual(
-            (0, f'Retired n-worker-2\n{left}Workers retired: 1\n', ''),
-            self.manage('retire --node'))
+            (0, f'Retired nova-scheduler n-worker-2\n{left}'
+             'Workers retired: 1\n', ''),
+            self.manage('retire --node --binary nova-scheduler'))
         self.roster.workers.assert_called_with(['nova-scheduler'], 'n')
         self.roster.retire.assert_called_once_with(gone[2])
 
@@ -227,8 +230,9 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.flags(service_down_time=60)
         self.roster.retire.side_effect = [True, False]
         line = 'retire --node n --down-for '
-        self.assertIn('Left n-worker-1', self.manage(line + '41')[1])
-        self.assertEqual((0, 'Retired n-worker-1\nWorkers retired: 1\n', ''),
+        self.assertIn('Left nova-scheduler n-worker-1', self.manage(line + '41')[1])
+        self.assertEqual((0, 'Retired nova-scheduler n-worker-1\n'
+                          'Workers retired: 1\n', ''),
                          self.manage(line + '40'))
         # Its node was faster, or it is up by now.
         self.assertEqual((0, 'Workers retired: 0\n', ''),

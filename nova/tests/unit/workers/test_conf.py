@@ -13,6 +13,7 @@
 import ddt
 from oslo_config import cfg
 
+import nova.conf
 from nova.conf import scheduler
 from nova import test
 
@@ -34,3 +35,9 @@ class WorkersOptionTestCase(test.NoDBTestCase):
         scheduler.register_opts(conf)
         conf(['--config-file', path])
         self.assertEqual(expected, conf.scheduler.workers)
+
+    @ddt.data('scheduler', 'conductor')
+    def test_worker_timeout(self, group):
+        self.assertEqual(0, nova.conf.CONF[group].worker_timeout)
+        self.assertRaises(
+            ValueError, self.flags, worker_timeout=-1, group=group)

@@ -63,3 +63,13 @@ class IdentityTestCase(test.NoDBTestCase):
         host = identity.worker_host(node, 10 ** 30)
         self.assertLessEqual(len(host), 255)
         self.assertLessEqual(len(f'{topic}.{host}'), 255)
+
+    def test_own_host(self):
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.identity._own', None))
+        self.flags(host='n')
+        self.assertEqual('n', identity.own_host())
+        # Longer than a label of a name in DNS may be.
+        host = identity.worker_host('n' * 60, 1)
+        identity.bind(host)
+        self.assertEqual(host, identity.own_host())

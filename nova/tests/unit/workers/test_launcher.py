@@ -18,6 +18,7 @@ import oslo_messaging as messaging
 
 import nova.conf
 from nova import test
+from nova.workers import identity
 from nova.workers import launcher
 
 CONF = nova.conf.CONF
@@ -30,6 +31,9 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server = mock.Mock(host='node-1', binary='nova-scheduler',
                                 topic='scheduler')
         self.server.manager.service_name = 'scheduler'
+        # It is of the process, which runs other tests too.
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.identity._own', None))
         self.setproctitle = self.useFixture(test.fixtures.MockPatchObject(
             launcher, 'setproctitle')).mock.setproctitle
         self.get_server = self.useFixture(test.fixtures.MockPatchObject(
@@ -51,6 +55,7 @@ class WorkerTestCase(test.NoDBTestCase):
 
     def test_start_binds_before_the_service_starts(self):
         def start():
+            self.assertEqual('node-1-worker-2', identity.own_host())
             self.assertEqual('node-1-worker-2', self.server.host)
             self.assertEqual('node-1-worker-2', self.server.manager.host)
             self.assertEqual(self.get_notifier.return_value,

@@ -123,6 +123,21 @@ class RetirementTestCase(test.NoDBTestCase):
         self.assertEqual([], self.retire('k8s'))
         self.assertEqual([], self.destroyed)
 
+    def test_worker_of_another_binary_makes_no_node(self):
+        # Or each would keep the other's for ever.
+        self.record('n-worker-3')
+        self.record('n-worker-3', binary='nova-conductor')
+        self.assertEqual([], self.retire())
+        self.assertEqual(['n-worker-3'], self.destroyed)
+        self.assertEqual(['nova-conductor'],
+                         [record.binary for record in self.records])
+
+    def test_node_has_workers_of_another_binary(self):
+        self.record('k8s-worker-9')
+        self.record('k8s-worker-9-worker-1', binary='nova-conductor')
+        self.assertEqual([], self.retire('k8s'))
+        self.assertEqual([], self.destroyed)
+
     def test_own_node_has_other_services(self):
         self.record('n')
         self.record('n', binary='nova-conductor')

@@ -91,15 +91,27 @@ class WorkersTestCase(RosterTestCase):
         self.assertEqual([], self.names(node='c'))
 
     def test_nodes_that_are_named_like_workers(self):
-        # One with workers, one with a stock scheduler and a conductor.
-        for host in ('k8s-worker-1', 'k8s-worker-1-worker-1', 'k8s-worker-2'):
+        # Two with workers, one with a stock scheduler and a compute.
+        for host in ('k8s-worker-1', 'k8s-worker-1-worker-1', 'k8s-worker-2',
+                     'k8s-worker-3'):
             self.record(host)
-        self.record('k8s-worker-2', 'nova-conductor')
-        self.record('k8s-worker-3', 'nova-conductor')
+        self.record('k8s-worker-2', 'nova-compute')
+        self.record('k8s-worker-3-worker-1', 'nova-conductor')
         self.assertEqual(
             [('k8s-worker-1', None), ('k8s-worker-1', 1),
-             ('k8s-worker-2', None), ('k8s-worker-2', None),
-             ('k8s-worker-3', None)], self.names())
+             ('k8s-worker-2', None), ('k8s-worker-3', None),
+             ('k8s-worker-3', 1)], self.names())
+
+    def test_both_binaries(self):
+        # The workers of one are no evidence that a node has their name.
+        for binary in ('nova-scheduler', 'nova-conductor'):
+            self.record('n-worker-1', binary)
+            self.record('n-worker-2', binary)
+        self.assertEqual(
+            [('n', 1, 'nova-conductor'), ('n', 1, 'nova-scheduler'),
+             ('n', 2, 'nova-conductor'), ('n', 2, 'nova-scheduler')],
+            [(worker.node, worker.number, worker.binary)
+             for worker in self.workers()])
 
     def test_state(self):
         self.record('n-worker-1', seen=10)

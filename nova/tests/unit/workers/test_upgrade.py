@@ -67,7 +67,8 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
     def test_too_long(self):
         self.flags(host=LONG)
         details = self.assertWarning(
-            'not start on this node: [DEFAULT] host has 206 bytes',
+            'nova-scheduler would not start on this node: [DEFAULT] host has '
+            '206 bytes', 'nova-conductor would not start on this node: ',
             'Set another [DEFAULT] host')
         self.assertNotIn('these names', details)
 
@@ -80,8 +81,10 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
     def test_cells_that_do_not_answer(self):
         self.results = {'down': context.did_not_respond_sentinel,
                         'broken': exception.NovaException(),
-                        'up': [(LONG, None), ('n', None)]}
-        self.assertWarning(f'its workers: {LONG}. Set')
+                        'up': [('nova-conductor', LONG, None),
+                               ('nova-scheduler', 'n', None)]}
+        details = self.assertWarning(f'its workers: {LONG}. Set')
+        self.assertNotIn('nova-scheduler', details)
 
 
 class RecordsTestCase(UpgradeTestCase, test.TestCase):
@@ -122,6 +125,11 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         for host in ('n1', 'n1-worker-1', 'n1-worker-12', 'k8s-worker-1'):
             self.record(host)
         self.assertWarning('n1 and n1-worker-1, n1 and n1-worker-12. Set')
+
+    def test_workers_of_the_other_binary_are_no_lookalikes(self):
+        self.record('n1')
+        self.record('n1-worker-1', 'nova-conductor')
+        self.assertSuccess()
 
     def test_others(self):
         self.record(LONG, 'nova-compute')

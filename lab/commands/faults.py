@@ -1,0 +1,156 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Each fault against stock and series: calls lost, who sees it, who heals it.
+
+One after the other, each fault is put into a nova-scheduler of three workers
+under eight callers, on a RabbitMQ and a MariaDB of the lab's own. It is seen
+when the record of the worker is down or when the log says that something is
+wrong; it is healed when the callers have 90 % of their answers again, and all
+workers consume and all records are up. Killed wrongly are those whose process
+ended though nothing was wrong with them. Restarts are of two nodes, with
+callers at full speed.
+
+Ends with 1 if, with the series, anybody was killed wrongly or a record was
+left over, or if something could not be measured. The logs of nova-scheduler
+are written beside the tables.
+"""
+
+import os
+
+from lab import LabError
+from lab.measure import faults
+from lab.servers import cloud
+
+# What there is in ten minutes.
+QUICK = ('stopped', 'blocked', 'rabbitmq-restart', 'sighup')
+
+NAMES = {fault.name: fault for fault in faults.FAULTS}
+# In the picture, of what could not be measured.
+NOTHING = faults.Outcome(0, 0, 0, 0, None, None, [], [])
+STOCK, SERIES = KINDS = 'stock', 'series'
+
+
+def add_arguments(parser):
+    parser.add_argument('--only', metavar='FAULT', nargs='+', default=NAMES,
+                        choices=NAMES, help='one or some of ' +
+                        ', '.join(NAMES))
+    parser.add_argument('--quick', action='store_true',
+                        help=f'{", ".join(QUICK)}; within ten minutes')
+    parser.add_argument('--mode', choices=('threading', 'eventlet'),
+                        help='(default: threading, if it has that)')
+    parser.add_argument('--stock', metavar='TREE',
+                        help='folder of a nova without the series (default: '
+                             'made of the built tree)')
+
+
+def main(args, results):
+    chosen = [fault for name, fault in NAMES.items()
+              if name in args.only and (name in QUICK or not args.quick)]
+    trees = {STOCK: args.stock or cloud.stock_tree(),
+             SERIES: cloud.find_tree()}
+    outcomes = {}
+    failed = []
+    os.makedirs(results.folder, exist_ok=True)
+    with faults.Servers() as servers:
+        for fault in chosen:
+            for kind, tree in trees.items():
+                log = f'{results.command}-{fault.name}-{kind}.log'
+                try:
+                    outcomes[fault.name, kind] = faults.measure(
+                        servers, fault, args.mode, tree,
+                        os.path.join(results.folder, log))
+                except LabError as error:
+                    # Hours may have gone into the others.
+                    failed.append(f'Not measured: {fault.title}, {kind}: '
+                                  f'{error.line}.')
+                    results.progress(failed[-1])
+                else:
+                    results.progress(f'{fault.title}, {kind}: ' + told(
+                        outcomes[fault.name, kind]))
+    show(results, chosen, outcomes)
+    wrong = failed + list(harm(chosen, outcomes))
+    for line in wrong:
+        results.note(line)
+    return 1 if wrong else 0
+
+
+def harm(chosen, outcomes):
+    """A line for each fault in which the series did harm.
+
+    :param chosen: list of ``Fault``
+    :param outcomes: dict: (name of a fault, ``series``) -> ``Outcome``
+    """
+    for fault in chosen:
+        outcome = outcomes.get((fault.name, SERIES), NOTHING)
+        for what, found in (('killed wrongly', outcome.wrongly),
+                            ('records left over', outcome.left)):
+            if found:
+                yield f'With the series, {fault.title}: {what}: ' + \
+                    ', '.join(found) + '.'
+
+
+def show(results, chosen, outcomes):
+    """The tables and the picture.
+
+    :param results: ``lab.results.Results``; the rest as for ``harm``
+    """
+    def rows(*cells):
+        for fault in chosen:
+            found = [outcomes.get((fault.name, kind)) for kind in KINDS]
+            yield [fault.title] + [
+                cell(fault, outcome) if outcome else '-'
+                for cell in cells for outcome in found]
+
+    def columns(*names):
+        return ['fault'] + [f'{name}: {kind}'
+                            for name in names for kind in KINDS]
+
+    results.table(
+        'Calls, from the fault on',
+        columns('answered', 'lost', 'failed', 'goodput of healthy'),
+        rows(lambda fault, outcome: outcome.answered,
+             lambda fault, outcome: outcome.lost,
+             lambda fault, outcome: outcome.failed,
+             lambda fault, outcome: round(outcome.goodput, 2)))
+    results.table(
+        'Seen and healed',
+        columns('seen, s', 'healed, s', 'killed wrongly', 'records left over'),
+        rows(lambda fault, outcome: seconds(outcome.seen)
+             if fault.visible else '-',
+             lambda fault, outcome: seconds(outcome.healed),
+             lambda fault, outcome: len(outcome.wrongly),
+             lambda fault, outcome: len(outcome.left)))
+    if any(fault.ends for fault in chosen):
+        results.note(
+            'These faults end, so goodput is until then, and healed is since '
+            'then: ' +
+            ', '.join(fault.title for fault in chosen if fault.ends) + '.')
+    results.bars(
+        'lost', 'Calls lost or failed', 'calls',
+        [fault.title for fault in chosen],
+        {kind: [outcome.lost + outcome.failed for outcome in (
+            outcomes.get((fault.name, kind), NOTHING) for fault in chosen)]
+         for kind in KINDS}, 'symlog')
+
+
+def told(outcome):
+    """An outcome in one line."""
+    return (f'{outcome.answered} calls answered, {outcome.lost} lost, '
+            f'{outcome.failed} failed; seen: {seconds(outcome.seen)}; '
+            f'healed: {seconds(outcome.healed)}; killed wrongly: '
+            f'{len(outcome.wrongly)}; left over: {len(outcome.left)}')
+
+
+def seconds(value):
+    """As they stand in a table; a tenth is as long as a look takes."""
+    return 'never' if value is None else round(value, 1)

@@ -1,0 +1,212 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What a fault did, as it is found out of the looks at it."""
+
+import datetime
+import types
+from unittest import mock
+
+import fixtures
+import testtools
+
+from lab.commands import faults as command
+from lab import LabError
+from lab.measure import faults
+from lab.servers import database
+
+HOSTS = {'node-worker-1', 'node-worker-2'}
+WORKERS = {11: 'node worker 1', 12: 'node worker 2'}
+
+
+def look(at, up=HOSTS, said=False, sound=True, share=1.0, workers=WORKERS):
+    return faults.Look(at, up, said, sound, share, workers)
+
+
+class TestSeen(testtools.TestCase):
+
+    def seen(self, *looks, hosts=HOSTS, since=10):
+        return faults.seconds_until_seen(looks, hosts, since)
+
+    def test_record(self):
+        down = {'node-worker-1'}
+        self.assertEqual(8, self.seen(
+            look(9, up=set()), look(12), look(18, up=down), look(19)))
+
+    def test_log(self):
+        self.assertEqual(2, self.seen(look(11), look(12, said=True)))
+
+    def test_never(self):
+        self.assertIsNone(self.seen(look(11), look(12)))
+
+    def test_record_of_another(self):
+        self.assertIsNone(self.seen(look(11, up={'node-worker-2'}),
+                                    hosts={'node-worker-2'}))
+
+    def test_nobody_can_ask(self):
+        self.assertIsNone(self.seen(look(11, up=None)))
+
+
+class TestHealed(testtools.TestCase):
+
+    def healed(self, *looks, since=10):
+        return faults.seconds_until_healed(looks, since)
+
+    def test_at_once(self):
+        self.assertEqual(0.5, self.healed(look(9, sound=False), look(10.5)))
+
+    def test_after_the_last_that_is_ill(self):
+        self.assertEqual(7, self.healed(
+            look(11, share=.1), look(12), look(16, sound=False), look(17),
+            look(18)))
+
+    def test_well_is_more_than_not_ill(self):
+        self.assertEqual(6, self.healed(
+            look(11, sound=False), look(13, share=.6), look(14, share=.89),
+            look(16, share=.9), look(17, share=.8)))
+
+    def test_never(self):
+        for looks in ([look(11), look(12, sound=False)],
+                      [look(11), look(12, share=.49)],
+                      [look(11, share=.89), look(12, share=.6)], []):
+            self.assertIsNone(self.healed(*looks))
+
+
+class TestKilledWrongly(testtools.TestCase):
+
+    def killed(self, *workers, log='', faulty=()):
+        return faults.killed_wrongly(
+            [look(at, workers=found) for at, found in enumerate(workers)],
+            log, faulty)
+
+    def test_nobody(self):
+        self.assertEqual([], self.killed(WORKERS, WORKERS, log='Child of 11'))
+
+    def test_replaced(self):
+        after = {11: 'node worker 1', 13: 'node worker 2'}
+        self.assertEqual(['node worker 2'], self.killed(WORKERS, after))
+        self.assertEqual([], self.killed(WORKERS, after, faulty=[12]))
+
+    def test_not_replaced(self):
+        self.assertEqual(['node worker 1', 'node worker 2'],
+                         self.killed(WORKERS, {}))
+
+    def test_replaced_again(self):
+        self.assertEqual(['node worker 2'], self.killed(
+            WORKERS, {13: 'node worker 2'} | WORKERS, WORKERS, faulty=[12]))
+
+    def test_between_two_looks(self):
+        for line in ('Child 14 killed by signal -6',
+                     'Child 14 exited with status 1',
+                     'Worker node-worker-2 (pid 14) has begun no message for '
+                     '10 seconds, since 11:22:33; replacing it'):
+            self.assertEqual(['pid 14'],
+                             self.killed(WORKERS, WORKERS, log=line))
+            self.assertEqual([], self.killed(WORKERS, WORKERS, log=line,
+                                             faulty=[14]))
+
+
+class TestLeftOver(testtools.TestCase):
+
+    def test_left_over(self):
+        self.assertEqual([], faults.left_over(HOSTS, HOSTS))
+        self.assertEqual(['a', 'b'], faults.left_over(
+            ['b', 'node-worker-1', 'a'], HOSTS))
+
+
+class TestRecord(testtools.TestCase):
+
+    def is_up(self, created, seen=None, seconds=8):
+        now = datetime.datetime.now(datetime.timezone.utc).replace(
+            tzinfo=None)
+        return database.Record(
+            'host', 'nova-scheduler', 73, 0,
+            now - datetime.timedelta(seconds=created),
+            seen and now - datetime.timedelta(seconds=seen), 0).is_up(seconds)
+
+    def test_is_up(self):
+        self.assertTrue(self.is_up(99, 7))
+        self.assertFalse(self.is_up(2, 9))
+        self.assertTrue(self.is_up(7))
+        self.assertFalse(self.is_up(9))
+
+    def test_clock_ahead(self):
+        # It is as wrong for nova.
+        self.assertFalse(self.is_up(99, -3600))
+
+
+class TestCommand(testtools.TestCase):
+
+    def outcomes(self, **changes):
+        well = faults.Outcome(100, 0, 0, 1.0, 2.0, 3.0, [], [])
+        return {(fault.name, kind): well._replace(**changes)
+                if (fault.name, kind) == ('slow', 'series') else well
+                for fault in faults.FAULTS for kind in command.KINDS}
+
+    def run_command(self, *arguments, **changes):
+        outcomes = self.outcomes(**changes)
+
+        def measure(servers, fault, mode, tree, log):
+            outcome = outcomes[
+                fault.name, 'stock' if tree == 'stock' else 'series']
+            if not outcome.answered:
+                raise LabError('no call was answered in 20 s')
+            return outcome
+
+        results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
+                            command='faults')
+        args = dict({'only': command.NAMES, 'quick': False, 'mode': None,
+                     'stock': 'stock'}, **dict(arguments))
+        with mock.patch.object(faults, 'Servers', mock.MagicMock()), \
+                mock.patch('lab.servers.cloud.find_tree'), \
+                mock.patch.object(faults, 'measure', measure):
+            code = command.main(types.SimpleNamespace(**args), results)
+        return code, results
+
+    def test_well(self):
+        code, results = self.run_command(lost=7, seen=None, healed=None)
+        self.assertEqual(0, code)
+        calls, seen = (call.args[2] for call in results.table.mock_calls)
+        calls, seen = list(calls), list(seen)
+        self.assertEqual(len(faults.FAULTS), len(calls))
+        [row] = [row for row in calls if row[0].startswith('slow')]
+        self.assertEqual([100, 100, 0, 7, 0, 0, 1.0, 1.0], row[1:])
+        [row] = [row for row in seen if row[0].startswith('slow')]
+        self.assertEqual(['-', '-', 3.0, 'never', 0, 0, 0, 0], row[1:])
+
+    def test_harm(self):
+        for changes, line in (
+                ({'wrongly': ['node worker 1', 'node worker 3']},
+                 'killed wrongly: node worker 1, node worker 3.'),
+                ({'left': ['node-worker-9']},
+                 'records left over: node-worker-9.')):
+            code, results = self.run_command(**changes)
+            self.assertEqual(1, code)
+            self.assertEqual(
+                'With the series, slow, 0.5 s a call: ' + line,
+                results.note.mock_calls[-1].args[0])
+
+    def test_not_measured(self):
+        code, results = self.run_command(answered=0)
+        self.assertEqual(1, code)
+        self.assertEqual('Not measured: slow, 0.5 s a call, series: no call '
+                         'was answered in 20 s.',
+                         results.note.mock_calls[-1].args[0])
+        for call in results.table.mock_calls:
+            [row] = [row for row in call.args[2] if row[0].startswith('slow')]
+            self.assertEqual('-', row[2])
+
+    def test_chosen(self):
+        _code, results = self.run_command(('quick', True))
+        self.assertEqual(len(command.QUICK),
+                         len(results.bars.mock_calls[0].args[3]))
+        self.assertLess(set(command.QUICK), set(command.NAMES))
