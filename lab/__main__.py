@@ -92,8 +92,10 @@ def main(argv=None):
     # A shell that runs us in the background lets us ignore SIGINT.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
-    # Says that what still comes while it closes a channel is ignored.
-    logging.getLogger('amqp').setLevel(logging.CRITICAL)
+    # They say what still comes while a channel is closed, and what a client
+    # of the lab thinks of a broker that is away.
+    for name in ('amqp', 'oslo.messaging'):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     command = 'lab'
     try:
         module, args = parse(argv)

@@ -71,6 +71,10 @@ SUITES = {
 # The integration tests wait most of the time, each for processes of its own.
 OPTIONS = {'integration': ('--concurrency', '4'), 'stuck': ('--serial',)}
 
+# Those run real processes against the clock, on whatever else the machine
+# does. What fails there gets one more chance by itself, and is named.
+TIMED = ('integration', 'stuck')
+
 # Of the integration tests, what is run for releases that are not the newest.
 SHORT = 'test_a_day_in_the_life|test_kolla'
 
@@ -94,11 +98,13 @@ def run_suite(name, release, tree, python, args=()):
                  for module in suites.modules(root, path)]
         modes = suites.modes(release, name) if where == 'tree' else (None,)
         total += _run(f'{name}-{where}', root, names, python, modes,
-                      OPTIONS.get(name, ()) + tuple(args), extra)
+                      OPTIONS.get(name, ()) + tuple(args), extra,
+                      again=name in TIMED)
     return total
 
 
-def _run(label, root, names, python, modes, options, extra=None):
+def _run(label, root, names, python, modes, options, extra=None,
+         again=False):
     if not names:
         say(f'{label}: there are no tests')
         return suites.Result(failed=1)
@@ -108,7 +114,7 @@ def _run(label, root, names, python, modes, options, extra=None):
         where = '-'.join(filter(None, (label, mode)))
         say(f'== {where}')
         result = suites.run(python, where, root, names, mode, options, _print,
-                            extra)
+                            extra, again)
         say(f'== {where}: {result} ({clock})')
         total += result
     return total

@@ -34,6 +34,9 @@ def load_tests(loader, tests, pattern):
     return loader.loadTestsFromNames(NAMES)
 '''
 
+# More than that are no accident of a machine that was busy.
+MOST_AGAIN = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -143,8 +146,10 @@ def modes(release, kind):
 
 
 def run(python, name, tree, names, mode=None, args=(), line=None,
-        extra=None):
+        extra=None, again=False):
     """Run test modules and return a Result.
+
+    Those that failed are named in the last line.
 
     :param python: the environment's Python
     :param name: a name for this run's files in build/stestr/
@@ -153,7 +158,10 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
     :param args: more arguments for ``stestr run``, a filter for example
     :param line: called with each line that stestr prints
     :param extra: a folder with more packages; it comes next on the path
+    :param again: whether those that failed get one more chance, each by
+        itself; those that pass then are named too
     """
+    line = line or (lambda text: None)
     folder = BUILD / 'stestr' / name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / 'select').mkdir(parents=True)
@@ -167,10 +175,32 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
     environ.setdefault('OS_TEST_TIMEOUT', '160')
     if mode:
         environ['OS_NOVA_DISABLE_EVENTLET_PATCHING'] = MODES[mode]
-    return _stestr(
-        [python, '-m', 'stestr', '--repo-url', folder,
-         '--test-path', folder / 'select', '--top-dir', folder / 'select',
-         'run', *args], tree, environ, line or (lambda text: None))
+    stestr = [python, '-m', 'stestr', '--repo-url', folder,
+              '--test-path', folder / 'select', '--top-dir',
+              folder / 'select']
+
+    def failing():
+        done = subprocess.run(
+            [*map(str, stestr), 'failing', '--list'], cwd=tree, env=environ,
+            text=True, capture_output=True)
+        return done.stdout.split()
+
+    result = _stestr([*stestr, 'run', *args], tree, environ, line)
+    if not result.failed:
+        return result
+    failed = failing()
+    line('failed: ' + ' '.join(failed))
+    if again and len(failed) == result.failed <= MOST_AGAIN:
+        line('once more, each by itself')
+        second = _stestr([*stestr, 'run', '--serial', '--failing'], tree,
+                         environ, line)
+        if second.total == len(failed):
+            left = failing() if second.failed else []
+            line('unstable, as they passed then: ' + (' '.join(
+                name for name in failed if name not in left) or 'none'))
+            result = Result(result.passed + second.passed, second.failed,
+                            result.skipped + second.skipped)
+    return result
 
 
 def _stestr(command, tree, environ, line):

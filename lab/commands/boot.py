@@ -19,8 +19,8 @@ nova-conductor are left out where its workers have no worker hosts.
 """
 
 from lab import LabError
-from lab import rpc
 from lab.measure import boots
+from lab import rpc
 from lab.servers import cloud
 from lab.servers import whole
 

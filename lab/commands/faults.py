@@ -21,8 +21,8 @@ ended though nothing was wrong with them. Restarts are of two nodes, with
 callers at full speed.
 
 Ends with 1 if, with the series, anybody was killed wrongly or a record was
-left over, or if something could not be measured. The logs of nova-scheduler
-are written beside the tables.
+left over, or if something could not be measured. What nova-scheduler logged,
+and how it was at each time, is written beside the tables.
 """
 
 import os
@@ -64,11 +64,11 @@ def main(args, results):
     with faults.Servers() as servers:
         for fault in chosen:
             for kind, tree in trees.items():
-                log = f'{results.command}-{fault.name}-{kind}.log'
+                stem = f'{results.command}-{fault.name}-{kind}'
                 try:
                     outcomes[fault.name, kind] = faults.measure(
                         servers, fault, args.mode, tree,
-                        os.path.join(results.folder, log))
+                        os.path.join(results.folder, stem))
                 except LabError as error:
                     # Hours may have gone into the others.
                     failed.append(f'Not measured: {fault.title}, {kind}: '

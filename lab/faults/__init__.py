@@ -80,13 +80,15 @@ class Faults:
         """Let each reply wait until ``free``: requests run but do not end."""
         self._put(worker, 'hang_reply')
 
-    def exhaust(self, worker):
-        """Use up its memory, up to a limit that it is given.
+    def exhaust(self, worker, method='ping'):
+        """Let each call leak memory, up to a limit it is given: 64 MiB more.
 
-        Whatever it allocates from now on fails. (Where the kernel runs out of
-        memory it kills the process, as ``kill`` does.)
+        What needs more than is left then raises MemoryError. (Where it is the
+        kernel that runs out of memory, it kills the process.)
+
+        :param method: as for ``block``
         """
-        self._put(worker, 'exhaust')
+        self._put(worker, 'exhaust', method=method)
 
     def jump(self, worker, seconds):
         """Set its wall clock; what is monotonic goes on as before.

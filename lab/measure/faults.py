@@ -21,6 +21,7 @@ import collections
 from concurrent import futures
 import contextlib
 import dataclasses
+import json
 import re
 import threading
 import time
@@ -229,6 +230,7 @@ class Stage(contextlib.ExitStack):
         # The pids that may end, and the hosts that are to be seen down.
         self.faulty = set()
         self.hosts = set()
+        self.looks = []
 
     def __enter__(self):
         try:
@@ -354,7 +356,7 @@ class Stage(contextlib.ExitStack):
         self._marks = {scheduler.log_path: len(scheduler.log())
                        for scheduler in self.cloud.schedulers}
         self.hosts = self._expected()
-        self._looks = [self._look()]
+        self.looks = [self._look()]
         done = threading.Event()
         with futures.ThreadPoolExecutor(1) as pool:
             watch = pool.submit(self._watch, done)
@@ -368,8 +370,8 @@ class Stage(contextlib.ExitStack):
                 done.set()
             watch.result()
         callers.stop()
-        self._looks.append(self._look())
-        looks, log = self._looks, self._log()
+        self.looks.append(self._look())
+        looks, log = self.looks, self._log()
         counts = callers.counts(began)
         lasted = (began, ended if fault.ends else looks[-2].at)
         return Outcome(
@@ -384,14 +386,16 @@ class Stage(contextlib.ExitStack):
 
     def _watch(self, done):
         while not done.wait(INTERVAL):
-            self._looks.append(self._look())
+            self.looks.append(self._look())
 
     def _look(self):
         up = self._up()
         workers = {
             worker.pid: '%s worker %d' % (scheduler.node, number)
             for scheduler in self.schedulers
-            for number, worker in scheduler.workers().items()}
+            for number, worker in scheduler.workers().items()
+            # It has none while it starts or stops.
+            if self.mode == 'eventlet' or worker.pid != scheduler.pid}
         at = self.callers.elapsed()
         answered = self.callers.counts(at - WIDTH, at).answered
         return Look(at, up, bool(SAYS.search(self._log())),
@@ -528,7 +532,7 @@ FAULTS = (
     Fault('gil', 'its GIL held', _stuck(
         lambda faults: [faults.hold_gil, 120])),
     Fault('memory', 'out of memory', _stuck(
-        lambda faults: [faults.exhaust])),
+        lambda faults: [faults.exhaust, WORK])),
     Fault('slow', 'slow, 0.5 s a call', _slow, 8, ends=True, visible=False),
     Fault('rabbitmq-restart', 'RabbitMQ restarted', _restart('broker'), 35,
           ends=True),
@@ -557,11 +561,12 @@ FAULTS = (
 )
 
 
-def measure(servers, fault, mode, tree, log):
+def measure(servers, fault, mode, tree, stem):
     """Put a fault into a nova-scheduler of its own.
 
     :param servers: ``Servers``; the rest as for ``Stage``
-    :param log: path of a file for what nova-scheduler logs
+    :param stem: path of two files: ``.log``, what nova-scheduler logs, and
+        ``.json``, all looks at it
     :returns: ``Outcome``
     :raises LabError: when it does not come that far
     """
@@ -569,5 +574,8 @@ def measure(servers, fault, mode, tree, log):
         try:
             return stage.run()
         finally:
-            with open(log, 'w') as stream:
+            with open(stem + '.log', 'w') as stream:
                 stream.write(stage.cloud.log())
+            with open(stem + '.json', 'w') as stream:
+                json.dump([look._asdict() for look in stage.looks], stream,
+                          default=sorted, indent=1)

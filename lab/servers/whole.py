@@ -41,6 +41,9 @@ PACKAGES = {'Keystone': 'keystone', 'Glance': 'glance',
 # The name of the only flavor and of the only image.
 FLAVOR = IMAGE = 'lab'
 
+# Seconds to wait for anything to start, also on a machine that is busy.
+TIMEOUT = 180
+
 # No quota: what is counted is what ends in error for other reasons.
 CONF = {
     'DEFAULT': {
@@ -175,23 +178,23 @@ class WholeCloud(cloud.Cloud):
                 'neutron': self.keystone.conf(),
                 'glance': {'region_name': keystone.REGION}}), self.tree))
         for conductor in self.conductors:
-            conductor.wait_ready()
+            conductor.wait_ready(TIMEOUT)
         # They wait for a conductor, and look for it every 10 s only.
         self._start_computes()
         self.keystone.bootstrap()
-        self.keystone.wait_ready()
+        self.keystone.wait_ready(TIMEOUT)
         self.keystone.register({
             'compute': self.nova_api.endpoint, 'image': self.glance.url,
             'network': self.neutron.url, 'placement': self.placement.url})
         self.progress('Keystone answers and has the endpoints')
         for scheduler in self.schedulers:
-            scheduler.wait_ready()
+            scheduler.wait_ready(TIMEOUT)
         self.progress('nova-conductor and nova-scheduler serve')
         for application in self.applications:
-            application.wait_ready()
+            application.wait_ready(TIMEOUT)
         self.progress('Glance and nova-api answer')
         self._make_images()
-        self.wait(self._all_up, 90, 'all services to be up')
+        self.wait(self._all_up, TIMEOUT, 'all services to be up')
         self._write_programs()
         self.progress('%d nova-computes are up' % len(self.computes))
 
@@ -229,7 +232,7 @@ class WholeCloud(cloud.Cloud):
         self.conductors.clear()
         self._start_workers()
         for service in (*self.conductors, *self.schedulers):
-            service.wait_ready()
+            service.wait_ready(TIMEOUT)
 
     def _start_computes(self):
         for number in range(1, self.compute_count + 1):

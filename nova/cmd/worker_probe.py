@@ -95,11 +95,12 @@ def main(argv=None):
 
 def _configure(argv):
     """Read the little of nova's configuration that is needed."""
-    CONF.register_cli_opts([
-        cfg.StrOpt('binary', default='nova-scheduler', choices=list(TOPICS),
-                   help='The service.'),
-        cfg.FloatOpt('timeout', default=5, min=0.1,
-                     help='Seconds to wait for an answer.')])
+    CONF.register_cli_opt(cfg.StrOpt(
+        'binary', default='nova-scheduler', choices=list(TOPICS),
+        help='The service.'))
+    CONF.register_cli_opt(cfg.FloatOpt(
+        'timeout', default=5, min=0.1,
+        help='Seconds to wait for an answer.'))
     CONF.register_opt(cfg.StrOpt('host', default=socket.gethostname()))
     CONF.register_opt(
         cfg.IntOpt('workers', min=0, deprecated_name='scheduler_workers',

@@ -241,16 +241,14 @@ class WorkerCommands:
                     if worker.number and worker.down_for is not None]
             retired = 0
             for worker in gone:
+                name = f'{worker.binary} {worker.host}'
                 if worker.down_for < down_for:
-                    print(_('Left %(binary)s %(host)s: down for %(seconds)d '
-                            'seconds') % {
-                                'binary': worker.binary, 'host': worker.host,
-                                'seconds': worker.down_for})
+                    print(_('Left %(name)s: down for %(seconds)d seconds') % {
+                        'name': name, 'seconds': worker.down_for})
                 elif dry_run or workers.retire(worker):
                     retired += 1
-                    print((_('Would retire %(binary)s %(host)s') if dry_run else
-                           _('Retired %(binary)s %(host)s')) % {
-                               'binary': worker.binary, 'host': worker.host})
+                    print((_('Would retire %s') if dry_run
+                           else _('Retired %s')) % name)
         print((_('Workers to retire: %d') if dry_run
                else _('Workers retired: %d')) % retired)
         return OK

@@ -76,7 +76,8 @@ class RosterTestCase(base.LabTestCase):
         cloud.faults.stop(scheduler.workers()[2])
         self.assertEqual((1, '1 of 2 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 2', mode='eventlet',
-            stderr=f'{scheduler.worker_host(2)}: no answer in 2 seconds'))
+            stderr=f'nova-scheduler {scheduler.worker_host(2)}: no answer in '
+                   '2 seconds'))
 
     def test_a_day_in_the_life(self):
         cloud = self.cloud()
@@ -118,7 +119,7 @@ class RosterTestCase(base.LabTestCase):
         cloud.faults.stop(worker)
         self.assertEqual((1, '2 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 2',
-            stderr=f'{hosts[1]}: no answer in 2 seconds'))
+            stderr=f'nova-scheduler {hosts[1]}: no answer in 2 seconds'))
 
         # All are gone: their queues are there, but nobody reads them. None is
         # killed with a message of its own under way, which would not expire.
@@ -129,7 +130,8 @@ class RosterTestCase(base.LabTestCase):
         self.assertEqual((1, '0 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 1',
             stderr='\n'.join(
-                f'{host}: no answer in 1 seconds' for host in hosts)))
+                f'nova-scheduler {host}: no answer in 1 seconds'
+                for host in hosts)))
         cloud.wait(lambda: self.messages(cloud, scheduler) == [0, 0, 0], 5,
                    'the messages to expire')
 
@@ -138,9 +140,9 @@ class RosterTestCase(base.LabTestCase):
         cloud.broker.delete(gone)
         self.assertEqual((1, '0 of 3 answered\n'), self.manage(
             cloud, 'worker ping --timeout 2',
-            stderr=f'{hosts[0]}: no queue\n'
-                   f'{hosts[1]}: no answer in 2 seconds\n'
-                   f'{hosts[2]}: no queue'))
+            stderr=f'nova-scheduler {hosts[0]}: no queue\n'
+                   f'nova-scheduler {hosts[1]}: no answer in 2 seconds\n'
+                   f'nova-scheduler {hosts[2]}: no queue'))
         self.assertEqual([None, None], cloud.broker.queues(gone))
 
         # They are retired once they are down.

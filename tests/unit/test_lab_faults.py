@@ -155,7 +155,7 @@ class TestCommand(testtools.TestCase):
     def run_command(self, *arguments, **changes):
         outcomes = self.outcomes(**changes)
 
-        def measure(servers, fault, mode, tree, log):
+        def measure(servers, fault, mode, tree, stem):
             outcome = outcomes[
                 fault.name, 'stock' if tree == 'stock' else 'series']
             if not outcome.answered:

@@ -41,6 +41,18 @@ class TestIt(unittest.TestCase):
         pass
 '''
 
+UNSTABLE = '''
+import os
+import unittest
+
+
+class TestIt(unittest.TestCase):
+    def test_unstable(self):
+        if not os.path.exists('MARK'):
+            open('MARK', 'w').close()
+            self.fail('the first time')
+'''
+
 
 class TreeTest(testtools.TestCase):
 
@@ -126,13 +138,13 @@ class TestTouchedOf(TreeTest):
 
 class TestRun(TreeTest):
 
-    def run_tests(self, *args):
+    def run_tests(self, *args, again=False):
         lines = []
         build = self.useFixture(fixtures.TempDir()).path
         self.useFixture(fixtures.MonkeyPatch('suites.BUILD', Path(build)))
         names = suites.modules(self.tree, 'here')
         result = suites.run(sys.executable, 'x', self.tree, names,
-                            'threading', args, lines.append)
+                            'threading', args, lines.append, again=again)
         return result, ''.join(lines)
 
     def test_counts(self):
@@ -143,6 +155,24 @@ class TestRun(TreeTest):
         self.assertEqual(suites.Result(3, 1, 2), result)
         self.assertEqual('3 passed, 1 failed, 2 skipped', str(result))
         self.assertIn('test_a.TestIt.test_bad', text)
+
+    def test_failed_are_named_last(self):
+        self.add('here/__init__.py')
+        self.add('here/test_a.py', text=TESTS % 2)
+        result, text = self.run_tests()
+        self.assertTrue(text.endswith(
+            'failed: here.test_a.TestIt.test_bad'), text)
+
+    def test_one_more_chance(self):
+        self.add('here/__init__.py')
+        self.add('here/test_a.py', text=TESTS % 2)
+        mark = self.useFixture(fixtures.TempDir()).join('mark')
+        self.add('here/test_b.py', text=UNSTABLE.replace('MARK', mark))
+        result, text = self.run_tests(again=True)
+        # The one that fails again has failed.
+        self.assertEqual(suites.Result(2, 1, 1), result)
+        self.assertIn('unstable, as they passed then: '
+                      'here.test_b.TestIt.test_unstable', text)
 
     def test_module_that_cannot_be_imported(self):
         self.add('here/__init__.py')

@@ -16,7 +16,6 @@ Imported before everything else in the process, so it imports as little as
 it can: above all nothing that eventlet has to patch first.
 """
 
-import _thread
 import importlib.machinery
 import importlib.util
 import json
@@ -24,9 +23,6 @@ import os
 import signal
 import sys
 import time
-
-# Before eventlet has a green one.
-start_thread = _thread.start_new_thread
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -39,8 +35,7 @@ running = []
 peak = [0]
 ended = []
 
-# What keeps the memory of the process in use, and by how many seconds its
-# clock is ahead.
+# What leaks, and by how many seconds the clock is ahead.
 memory = []
 ahead = [0]
 
@@ -73,22 +68,21 @@ def hang_reply():
              lambda message: message.msg_id)
 
 
-def exhaust():
-    # Not here in the main thread, which would end with the error.
-    start_thread(_exhaust, ())
-
-
-def _exhaust():
+def exhaust(method):
     import resource
-    # Nothing more from the kernel, and then all that there is is used up.
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
-    for size in (1 << 20, 1 << 15, 1 << 10, 1 << 5):
-        try:
-            while True:
-                memory.append(bytearray(size))
-        except MemoryError:
-            pass
+    with open('/proc/self/status') as stream:
+        used = next(int(line.split()[1]) << 10 for line in stream
+                    if line.startswith('VmData:'))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + (64 << 20), hard))
+    owner = _owner(method)
+    original = getattr(owner, method)
+
+    def leak(self, *args, **kwargs):
+        memory.append(bytearray(8 << 20))
+        return original(self, *args, **kwargs)
+
+    setattr(owner, method, leak)
 
 
 def jump(seconds):

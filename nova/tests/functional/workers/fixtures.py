@@ -74,7 +74,8 @@ class WorkerFixture(fixtures.Fixture):
             'nova.workers.identity._own', None))
         self.server = service.Service.create(
             host=self._node, binary=self._binary,
-            topic=identity.TOPICS[self._binary], report_interval=self._report_interval)
+            topic=identity.TOPICS[self._binary],
+            report_interval=self._report_interval)
         self.worker = launcher.Worker(self.server, *self._args)
         # Tells in an answer who gave it.
         self.worker.backdoor_port = self.worker.number

@@ -51,7 +51,8 @@ class WorkerHostsTestCase(ConductorWorkersMixin,
                 {'vm_state': 'error', 'task_state': None}, exc,
                 self.request_spec())
         publishers = {n.publisher_id for n in notifier.notifications}
-        self.assertEqual({'compute_task.scheduler-node-1-worker-2'}, publishers)
+        self.assertEqual(
+            {'compute_task.scheduler-node-1-worker-2'}, publishers)
         self.assertEqual(
             {'nova-conductor:scheduler-node-1-worker-2'},
             {n['publisher_id'] for n in notifier.versioned_notifications})

@@ -194,7 +194,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             roster.Answer(1), roster.Answer(error='no answer in 5 seconds')]
         self.assertEqual(
             (1, '1 of 2 answered\n',
-             'nova-scheduler n-worker-10: no answer in 5 seconds\n'), self.manage('ping'))
+             'nova-scheduler n-worker-10: no answer in 5 seconds\n'),
+            self.manage('ping'))
 
     def test_ping_none_known(self):
         self.roster.workers.return_value = []
@@ -214,7 +215,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         left = 'Left nova-scheduler n-worker-3: down for 40 seconds\n'
         self.assertEqual(
             (0, f'Would retire nova-scheduler n-worker-2\n{left}'
-             'Workers to retire: 1\n', ''), self.manage('retire --all-nodes --dry-run'))
+             'Workers to retire: 1\n', ''),
+            self.manage('retire --all-nodes --dry-run'))
         self.roster.workers.assert_called_once_with(BOTH, None)
         self.roster.retire.assert_not_called()
         self.assertEqual(
@@ -230,7 +232,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.flags(service_down_time=60)
         self.roster.retire.side_effect = [True, False]
         line = 'retire --node n --down-for '
-        self.assertIn('Left nova-scheduler n-worker-1', self.manage(line + '41')[1])
+        self.assertIn('Left nova-scheduler n-worker-1',
+                      self.manage(line + '41')[1])
         self.assertEqual((0, 'Retired nova-scheduler n-worker-1\n'
                           'Workers retired: 1\n', ''),
                          self.manage(line + '40'))

@@ -34,7 +34,7 @@ class UpgradeTestCase:
     def check(self):
         """Run it as nova-status does; return the code and the details."""
         function, kwargs = dict(status.UpgradeCommands._upgrade_checks)[
-            'Scheduler worker hosts']
+            'Worker hosts']
         result = function(status.UpgradeCommands(), **kwargs)
         return result.code, result.details
 
