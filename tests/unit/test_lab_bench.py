@@ -99,6 +99,54 @@ class TestPaper(testtools.TestCase):
         self.assertRaises(ValueError, self.limit, [(1, 1), (2, 2)], 5)
 
 
+class TestScale(testtools.TestCase):
+
+    def limits(self):
+        """What is used up by 3 connections, 6 processes, 64 KiB a worker."""
+        sizes = [100, 200, 400]
+        real = {'series': [(n, {'RabbitMQ connections': 3 * n,
+                                'MariaDB connections': 5 + n})
+                           for n in (1, 2, 4)]}
+        found = [{'processes': 300 + 6 * n, 'memory': 2 ** 16 * n,
+                  'list': 2 + n / 1000, 'ping': 3 + n / 100} for n in sizes]
+        election = [{'first': [0, 0, n * n / 10 ** 6]} for n in sizes]
+        return scale.limits_of(
+            argparse.Namespace(workers=sizes), real,
+            {'processes': 4, 'memory': 2 ** 17}, found,
+            {'processes': 2 ** 20, 'memory': 2 ** 33}, election, 3000)
+
+    def test_limits(self):
+        found = {limit.what.partition(',')[0]: limit
+                 for limit in self.limits()}
+        for what, workers in (
+                ('RabbitMQ: connections', 65536 / 3),
+                ('RabbitMQ: Erlang processes', (2 ** 20 - 300) / (6 + 3 * 4)),
+                ('RabbitMQ: memory', 2 ** 33 / (2 ** 16 + 3 * 2 ** 17)),
+                ('MariaDB: connections', 10000 - 5),
+                ('MariaDB: heartbeats a second', 30000),
+                ('nova-manage worker list', 58000),
+                ('nova-manage worker ping', 5700)):
+            self.assertAlmostEqual(workers, found[what].workers, 2, what)
+        leader, = (limit for limit in found.values()
+                   if limit.what.startswith('new leader'))
+        self.assertAlmostEqual((60 * 10 ** 6) ** .5, leader.workers, 2)
+
+    def test_first_that_breaks_is_named(self):
+        made = self.limits()
+        self.assertEqual(sorted(limit.workers for limit in made),
+                         [limit.workers for limit in made])
+        out = mock.Mock()
+        scale.on_paper(argparse.Namespace(workers=[100, 200, 400]), out, made)
+        (text,), _ = out.note.call_args
+        self.assertTrue(text.startswith(
+            'What breaks first: nova-manage worker ping, s, at 5,700 '
+            'workers (60: a minute). Then'), text)
+        columns, rows = out.table.call_args[0][1:]
+        self.assertEqual(len(made), len(rows))
+        for row in rows:
+            self.assertEqual(len(columns), len(row))
+
+
 class TestArguments(testtools.TestCase):
 
     def setUp(self):
