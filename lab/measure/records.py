@@ -120,6 +120,35 @@ class Session:
                 (*counted, seconds)]
 
 
+# What a heartbeat writes, many times, by the server itself: no client's time
+# is in it. Each is a transaction of its own.
+UPDATES = 5000
+UPDATE = f"""BEGIN NOT ATOMIC
+DECLARE n, first INT DEFAULT 0;
+SELECT MIN(id) INTO first FROM services;
+WHILE n < {UPDATES} DO
+  SET n = n + 1;
+  UPDATE services SET report_count = report_count + 1,
+    last_seen_up = UTC_TIMESTAMP() WHERE id = first + MOD(n, {NODE});
+END WHILE;
+END"""
+
+
+def updates_a_second(base):
+    """How many heartbeats MariaDB can write, one after the other.
+
+    :param base: a ``database.Database`` on a MariaDB, with records
+    """
+    engine = sqlalchemy.create_engine(base.urls['main'],
+                                      isolation_level='AUTOCOMMIT')
+    with engine.connect() as connection:
+        began = time.monotonic()
+        connection.exec_driver_sql(UPDATE)
+        seconds = time.monotonic() - began
+    engine.dispose()
+    return UPDATES / seconds
+
+
 def write_records(engine, workers):
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text('DELETE FROM services'))

@@ -169,8 +169,7 @@ class TestSeries(testtools.TestCase):
             self.assertEqual([], changes.forgotten(release, series))
         added = {path for change in self.changes for path in change.adds}
         there = {path.relative_to(ROOT).as_posix()
-                 # The pictures of README are in doc/, and not nova's.
-                 for folder in ('doc/source', 'releasenotes')
+                 for folder in ('doc', 'releasenotes')
                  for path in (ROOT / folder).rglob('*') if path.is_file()}
         self.assertEqual(set(), there - added)
 
