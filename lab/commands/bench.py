@@ -18,7 +18,6 @@ variant that is compared with another one stand the ratios of the same rounds.
 """
 
 import contextlib
-import os
 
 from lab import LabError
 from lab.measure import healthy
@@ -104,10 +103,7 @@ def checked(args):
                 name.replace('_', '-'), least))
     if not cloud.has_worker_hosts():
         raise LabError('the installed nova has not got the series')
-    args.stock = args.stock or cloud.stock_tree()
-    if (not os.path.isdir(os.path.join(args.stock, 'nova'))
-            or cloud.has_worker_hosts(args.stock)):
-        raise LabError('%s is no nova without the series' % args.stock)
+    args.stock = cloud.stock(args.stock)
     return names
 
 

@@ -18,7 +18,6 @@ threads wait for ever), or slow. Each case has workers of its own. The cases of
 nova-conductor are left out where its workers have no worker hosts.
 """
 
-import os
 
 from lab import LabError
 from lab.measure import boots
@@ -102,10 +101,7 @@ def checked(args):
         if not cases:
             raise LabError('the workers of this nova-conductor have no '
                            'worker hosts')
-    args.stock = args.stock or cloud.stock_tree()
-    if (not os.path.isdir(os.path.join(args.stock, 'nova'))
-            or cloud.has_worker_hosts(args.stock)):
-        raise LabError('%s is no nova without the series' % args.stock)
+    args.stock = cloud.stock(args.stock)
     return cases
 
 

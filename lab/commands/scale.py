@@ -75,9 +75,7 @@ def checked(args):
                        'at least 1')
     if not cloud.has_worker_hosts():
         raise LabError('the installed nova has not got the series')
-    args.stock = args.stock or cloud.stock_tree()
-    if cloud.has_worker_hosts(args.stock):
-        raise LabError('%s has got the series' % args.stock)
+    args.stock = cloud.stock(args.stock)
     return sizes
 
 

@@ -412,9 +412,8 @@ class Stage(contextlib.ExitStack):
 
     def _expected(self):
         """The hosts that have a record."""
-        return {host for scheduler in self.schedulers for host in (
-            map(scheduler.worker_host, scheduler.numbers)
-            if scheduler.hosts else [scheduler.node])}
+        return set().union(*(scheduler.record_hosts()
+                             for scheduler in self.schedulers))
 
     def _is_sound(self, up):
         if up is None or not self._expected() <= up:

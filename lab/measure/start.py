@@ -69,8 +69,7 @@ def memory(scheduler):
 
 def wait_heartbeats(made, scheduler):
     """Wait until each record of a scheduler has its first heartbeat."""
-    hosts = ({scheduler.worker_host(n) for n in scheduler.numbers}
-             if scheduler.hosts else {scheduler.node})
+    hosts = scheduler.record_hosts()
     made.wait(lambda: hosts <= {
         record.host for record in made.services() if record.last_seen_up},
         120, 'heartbeats')

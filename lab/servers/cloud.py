@@ -14,6 +14,7 @@
 
 import configparser
 import contextlib
+import fcntl
 import glob
 import importlib.util
 import os
@@ -90,6 +91,28 @@ def stock_tree(tree=None):
     :raises LabError: when it cannot be made
     """
     tree = built_tree(tree)
+    with contextlib.ExitStack() as stack:
+        # Tests in several processes want it at the same time.
+        stack.callback(os.close, lock := os.open(tree, os.O_RDONLY))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _stock_beside(tree)
+
+
+def stock(tree=None):
+    """The nova without the series that something is measured on.
+
+    :param tree: the folder that was asked for; ``stock_tree()`` if None
+    :returns: its folder
+    :raises LabError: when there is no nova in it, or one with the series
+    """
+    tree = tree or stock_tree()
+    if (not os.path.isdir(os.path.join(tree, 'nova'))
+            or has_worker_hosts(tree)):
+        raise LabError('%s is no nova without the series' % tree)
+    return tree
+
+
+def _stock_beside(tree):
     folder = os.path.join(os.path.dirname(tree),
                           'stock-' + os.path.basename(tree))
     git = ['git', '-c', 'safe.directory=*', '-C', tree]
@@ -199,6 +222,12 @@ class Service(process.Child):
     @property
     def numbers(self):
         return range(1, self.worker_count + 1)
+
+    def record_hosts(self):
+        """The hosts of its records: one a worker, or that of the node."""
+        if not self.hosts:
+            return {self.node}
+        return set(map(self.worker_host, self.numbers))
 
     def workers(self):
         """The worker processes by their numbers.

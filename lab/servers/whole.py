@@ -297,9 +297,7 @@ class WholeCloud(cloud.Cloud):
         wanted = {'compute-%d' % number
                   for number in range(1, self.compute_count + 1)}
         for service in (*self.conductors, *self.schedulers):
-            wanted.update(
-                map(service.worker_host, service.numbers) if service.hosts
-                else [service.node])
+            wanted |= service.record_hosts()
         seconds = self.conf['DEFAULT'].get('service_down_time', 60)
         up = {record.host for record in self.services()
               if record.last_seen_up and record.is_up(seconds)}

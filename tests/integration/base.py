@@ -13,12 +13,9 @@
 """What the integration tests share: real processes, broker and database."""
 
 import atexit
-import datetime
 import functools
 import importlib.util
 import os
-import subprocess
-import tempfile
 import urllib.parse
 
 import testtools
@@ -145,21 +142,12 @@ def release(name):
     return found if all(map(os.path.isdir, found)) else None
 
 
-@functools.cache
 def stock_tree(tree=None):
     """A folder with nova as it is without the series, to run beside it.
 
     :param tree: a built tree of nova; that of all tests if None
     """
-    tree = tree or _tree()
-    folder = tempfile.TemporaryDirectory(prefix='lab-stock-')
-    atexit.register(folder.cleanup)
-    archive = subprocess.run(
-        ['git', '-C', tree, 'archive', 'base', 'nova'], check=True,
-        stdout=subprocess.PIPE).stdout
-    subprocess.run(['tar', '-x', '-C', folder.name], input=archive,
-                   check=True)
-    return folder.name
+    return cloud.stock_tree(tree or _tree())
 
 
 class LabTestCase(testtools.TestCase):
@@ -209,23 +197,14 @@ class LabTestCase(testtools.TestCase):
         return scheduler
 
     def wait_up(self, made, scheduler, timeout=30):
-        made.wait(lambda: self.hosts(scheduler) <= self.up(made), timeout,
+        made.wait(lambda: scheduler.record_hosts() <= self.up(made), timeout,
                   'the records of all workers to be up')
-
-    @staticmethod
-    def hosts(scheduler):
-        if not scheduler.hosts:
-            return {scheduler.node}
-        return {scheduler.worker_host(n) for n in scheduler.numbers}
 
     @classmethod
     def up(cls, made, seconds=SERVICE_DOWN_TIME):
         """The hosts whose records have had a heartbeat lately."""
-        now = datetime.datetime.now(datetime.timezone.utc).replace(
-            tzinfo=None)
         return {record.host for record in made.services(binary=cls.BINARY)
-                if record.last_seen_up is not None and
-                (now - record.last_seen_up).total_seconds() <= seconds}
+                if record.last_seen_up and record.is_up(seconds)}
 
     @staticmethod
     def pids(scheduler):

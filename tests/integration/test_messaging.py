@@ -113,7 +113,7 @@ class MessagingTestCase(base.LabTestCase):
         self.check_all_answer()
         self.made.wait(
             lambda: {record.host for record in self.made.services()} ==
-            self.hosts(self.scheduler), base.RETIRED,
+            self.scheduler.record_hosts(), base.RETIRED,
             'the record of worker 3 to be retired')
 
     @ddt.data(*base.MODES)

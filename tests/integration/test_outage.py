@@ -88,7 +88,7 @@ class OutageTestCase(base.LabTestCase):
         :param hangs: whether messages hang, or fail at once
         :param down: whether the records turn down
         """
-        hosts = sorted(self.hosts(self.scheduler))
+        hosts = sorted(self.scheduler.record_hosts())
         with self.load(call) if call else contextlib.nullcontext() as load:
             if load:
                 # The first ones make connections and thread pools.

@@ -164,7 +164,7 @@ class RecordsTestCase(base.LabTestCase):
 
     def test_clean_up_jobs_of_deployments(self):
         scheduler = self.run_scheduler(3)
-        hosts = self.hosts(scheduler)
+        hosts = scheduler.record_hosts()
 
         def clean_up(chosen):
             # As DELETE /os-services does it.

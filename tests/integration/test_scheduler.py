@@ -158,7 +158,7 @@ class SchedulerTestCase(base.LabTestCase):
                 return False
             return all(found[host] >= 2 for host in followers)
 
-        followers = {host for s in schedulers for host in self.hosts(s)
+        followers = {host for s in schedulers for host in s.record_hosts()
                      if host != leader}
         marks = {s: len(s.log()) for s in schedulers}
         cloud.wait(held_back, timeout, f'{leader} to lead')

@@ -58,8 +58,8 @@ class UpgradeTestCase(base.LabTestCase):
             for node, scheduler in old.items():
                 callers.wait_answered(200, 60, self.made.log)
                 scheduler.stop(TIMEOUT)
-                expected |= self.hosts(
-                    self.start_new(node).wait_ready(TIMEOUT))
+                expected |= self.start_new(node).wait_ready(
+                    TIMEOUT).record_hosts()
             callers.wait_answered(200, 60, self.made.log)
         self.assertEqual((0, 0), callers.counts()[1:])
         self.made.wait(

@@ -80,7 +80,7 @@ class StuckTestCase(base.LabTestCase):
         Watched all the time, so that another record that turns down in
         between does not go unseen.
         """
-        others = self.hosts(self.scheduler) - {self.host}
+        others = self.scheduler.record_hosts() - {self.host}
 
         def down():
             up = self.up(self.made)
@@ -252,7 +252,7 @@ class BlockedPoolTestCase(StuckTestCase):
             # Longer than three intervals, and than the worker_timeout.
             end = 1.5 * base.WORKER_TIMEOUT
             while busy.elapsed() < end:
-                self.assertLessEqual(self.hosts(self.scheduler),
+                self.assertLessEqual(self.scheduler.record_hosts(),
                                      self.up(self.made))
                 time.sleep(0.5)
             answered = busy.counts().answered
