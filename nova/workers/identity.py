@@ -29,13 +29,14 @@ CONF = nova.conf.CONF
 # AMQP 0-9-1 carries queue names as short strings: at most 255 bytes.
 MAX_QUEUE_LENGTH = 255
 
-# Only the last suffix is ours: the name of a node may look like a worker host
-# itself (Kubernetes nodes are named like 'k8s-worker-1').
 #: The binaries whose workers have worker hosts, and their RPC topics.
 TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
 
+# Only the last suffix is ours: the name of a node may look like a worker host
+# itself (Kubernetes nodes are named like 'k8s-worker-1').
 _WORKER_HOST = re.compile(r'(?P<node>.+)-worker-(?P<number>[1-9][0-9]*)')
 
+# The worker host of this process, once it is bound to one.
 _own: str | None = None
 
 
