@@ -23,7 +23,7 @@ INTERVAL = 1
 
 class LeaderTestCase(base.LabTestCase):
 
-    wait_for_leader = test_scheduler.WorkerHostsTestCase.wait_for_leader
+    wait_for_leader = test_scheduler.SchedulerTestCase.wait_for_leader
 
     def test_stopped(self):
         cloud = self.cloud({
