@@ -66,17 +66,13 @@ class Retirement:
         :returns: the hosts that are up still, or could not be removed, and
             have to be looked at again
         """
-        # Nodes, as they have workers, of whichever binary.
-        records = [
-            record for binary in identity.TOPICS for record in
-            objects.ServiceList.get_by_binary(
-                ctxt, binary, include_disabled=True)]
+        records = objects.ServiceList.get_by_binary(
+            ctxt, self._server.binary, include_disabled=True)
         nodes = {worker.node for worker in
                  (identity.parse(record.host) for record in records) if worker}
         left = []
         for record in records:
-            if (record.binary != self._server.binary or
-                    not self._is_gone(record.host)):
+            if not self._is_gone(record.host):
                 continue
             if record.host != self._node and (
                     record.host in nodes or self._is_node(ctxt, record)):
@@ -101,9 +97,15 @@ class Retirement:
             worker.number > self._workers)
 
     def _is_node(self, ctxt, record):
-        """Whether services without worker hosts have the host of a record."""
-        return any(other.binary not in identity.TOPICS for other in
-                   objects.ServiceList.get_by_host(ctxt, record.host))
+        """Whether other services show that the host of a record is a node's.
+
+        Those without worker hosts have it, or others have a worker there.
+        """
+        get_by_host = objects.ServiceList.get_by_host
+        return any(
+            other.binary not in identity.TOPICS for other in
+            get_by_host(ctxt, record.host)
+        ) or bool(get_by_host(ctxt, identity.worker_host(record.host, 1)))
 
     def _is_down(self, record):
         # Forced down says nothing about whether the service is alive.

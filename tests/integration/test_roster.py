@@ -146,18 +146,19 @@ class RosterTestCase(base.LabTestCase):
         self.assertEqual([None, None], cloud.broker.queues(gone))
 
         # They are retired once they are down.
+        names = [f'nova-scheduler {host}' for host in hosts]
         cloud.wait(lambda: not self.up(cloud), 30, 'the records to go down')
         for line, out in (
-                ('--all-nodes', [f'Left {host}: down for' for host in hosts]),
+                ('--all-nodes', [f'Left {name}: down for' for name in names]),
                 ('--node --down-for 0 --dry-run',
-                 [f'Would retire {host}' for host in hosts])):
+                 [f'Would retire {name}' for name in names])):
             code, said = self.manage(cloud, f'worker retire {line}')
             self.assertEqual(0, code)
             for one in out:
                 self.assertIn(one, said)
             self.assertEqual(3, len(cloud.services()))
         self.assertEqual(
-            (0, ''.join(f'Retired {host}\n' for host in hosts) +
+            (0, ''.join(f'Retired {name}\n' for name in names) +
              'Workers retired: 3\n'),
             self.manage(cloud, 'worker retire --node --down-for 0'))
         self.assertEqual([], cloud.services())
