@@ -259,6 +259,9 @@ def main(argv=None):
     if not total.total:
         raise Error('no test matches ' + ' '.join(args) if args
                     else f'{options.what}: there are no tests')
+    # At the end, as that is what is kept of a long output.
+    for name in total.names:
+        say(f'failed: {name}')
     say(f'in {clock}')
     say(str(total))
     return 1 if total.failed else 0

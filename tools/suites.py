@@ -40,16 +40,18 @@ MOST_AGAIN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How many tests had which end."""
+    """How many tests had which end, and the names of those that failed."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    names: tuple[str, ...] = ()
 
     def __add__(self, other):
         return Result(self.passed + other.passed,
                       self.failed + other.failed,
-                      self.skipped + other.skipped)
+                      self.skipped + other.skipped,
+                      self.names + other.names)
 
     def __str__(self):
         return (f'{self.passed} passed, {self.failed} failed, '
@@ -149,8 +151,6 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
         extra=None, again=False):
     """Run test modules and return a Result.
 
-    Those that failed are named in the last line.
-
     :param python: the environment's Python
     :param name: a name for this run's files in build/stestr/
     :param tree: where to run them; it comes first on the Python path
@@ -198,9 +198,10 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
             left = failing() if second.failed else []
             line('unstable, as they passed then: ' + (' '.join(
                 name for name in failed if name not in left) or 'none'))
+            failed = left
             result = Result(result.passed + second.passed, second.failed,
                             result.skipped + second.skipped)
-    return result
+    return dataclasses.replace(result, names=tuple(failed))
 
 
 def _stestr(command, tree, environ, line):
