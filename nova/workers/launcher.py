@@ -19,6 +19,7 @@ object each time, a worker keeps its name for life, in both concurrency modes.
 """
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -223,6 +224,9 @@ def launch(server, workers):
              for number in range(1, workers + 1)], timeout)
         slots = list(watch.slots)
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
+    # As the launcher of the eventlet mode does it by itself: the workers'
+    # garbage collectors leave alone what is there now, so it stays shared.
+    gc.freeze()
     for number, slot in enumerate(slots, 1):
         launcher.launch_service(
             Worker(server, number, workers, slot), workers=1)

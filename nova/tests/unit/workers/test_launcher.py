@@ -182,6 +182,8 @@ class LaunchTestCase(test.NoDBTestCase):
         super().setUp()
         self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
             launcher.lookalike, 'check')).mock
+        self.freeze = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.gc, 'freeze')).mock
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch(self, process_launcher):
@@ -197,6 +199,7 @@ class LaunchTestCase(test.NoDBTestCase):
         self.assertEqual({server}, {call.args[0].server for call in calls})
         self.assertEqual([{'workers': 1}] * 3, [c.kwargs for c in calls])
         self.assertEqual({None}, {call.args[0].slot for call in calls})
+        self.freeze.assert_called_once_with()
 
     @mock.patch('nova.workers.supervisor.Supervisor')
     @mock.patch('oslo_service.service.ProcessLauncher')
