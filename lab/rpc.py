@@ -60,10 +60,14 @@ def _work(topic):
     """The request that costs nothing: method and arguments."""
     if topic == 'scheduler':
         return 'delete_aggregate', {'aggregate': aggregate('nobody')}
+    return _get('InstanceFaultList', '1.2', 'get_by_instance_uuids', [])
+
+
+def _get(name, version, method, *args):
+    """Have a conductor get an object: method and arguments."""
     return 'object_class_action_versions', {
-        'objname': 'InstanceFaultList', 'objmethod': 'get_by_instance_uuids',
-        'object_versions': {'InstanceFaultList': '1.2'}, 'args': [[]],
-        'kwargs': {}}
+        'objname': name, 'objmethod': method,
+        'object_versions': {name: version}, 'args': args, 'kwargs': {}}
 
 
 class Client:
@@ -122,13 +126,31 @@ class Client:
         self._call(server, timeout, method, **arguments)
 
     def look_up(self, timeout=5, server=None):
-        """Have a scheduler read from the API database.
+        """Have a worker read from the API database.
 
-        It looks where a compute host is that it does not know, and does so
-        each time, as the host seems to have an instance that it has not.
+        A scheduler looks where a compute host is that it does not know, and
+        does so each time, as the host seems to have an instance that it has
+        not. A conductor looks for that host's aggregates.
         """
-        self._call(server, timeout, 'sync_instance_info', host_name='nobody',
-                   instance_uuids=[str(uuid.uuid4())])
+        if self.topic == 'scheduler':
+            self._call(server, timeout, 'sync_instance_info',
+                       host_name='nobody',
+                       instance_uuids=[str(uuid.uuid4())])
+        else:
+            self._get(server, timeout, 'AggregateList', '1.3', 'get_by_host',
+                      'nobody')
+
+    def read(self, timeout=5, server=None):
+        """Have a worker read from the database of a cell.
+
+        A scheduler looks for a host, see ``schedule``; a conductor reads the
+        faults of a server that nobody knows.
+        """
+        if self.topic == 'scheduler':
+            self.schedule(timeout, server)
+        else:
+            self._get(server, timeout, 'InstanceFaultList', '1.2',
+                      'get_by_instance_uuids', [str(uuid.uuid4())])
 
     def schedule(self, timeout=5, server=None):
         """Have a scheduler look for a host, in vain.
@@ -145,6 +167,10 @@ class Client:
         except oslo_messaging.RemoteError as exc:
             if exc.exc_type != 'NoValidHost':
                 raise
+
+    def _get(self, server, timeout, *what):
+        method, arguments = _get(*what)
+        self._call(server, timeout, method, **arguments)
 
     def _call(self, server, timeout, method, **arguments):
         self._manager(server=server, timeout=timeout).call(

@@ -36,7 +36,8 @@ class Nodes:
 
     :param cloud: a running ``cloud.Cloud``
     :param mode: the concurrency mode
-    :param options: for ``Cloud.scheduler``
+    :param topic: of the service: scheduler or conductor
+    :param options: for ``Cloud.scheduler``, or ``Cloud.conductor``
     """
 
     #: What is done, by the methods that do it.
@@ -45,32 +46,34 @@ class Nodes:
               'restart': 'restart of one node after the other',
               'scale_down': 'scale-down from 3 to 2 workers'}
 
-    def __init__(self, cloud, mode, **options):
+    def __init__(self, cloud, mode, topic='scheduler', **options):
         self._cloud = cloud
         self._mode = mode
+        self._make = getattr(cloud, topic)
         self._options = options
-        self._schedulers = {}
-        for node, workers in (('scheduler-node-1', WORKERS),
-                              ('scheduler-node-2', 1)):
+        self._first = f'{topic}-node-1'
+        self._services = {}
+        for node, workers in ((self._first, WORKERS),
+                              (f'{topic}-node-2', 1)):
             self._start(node, workers)
 
     @property
     def schedulers(self):
         """Those of all nodes; one that was ended stays until the next."""
-        return list(self._schedulers.values())
+        return list(self._services.values())
 
     @property
     def first(self):
-        """The ``cloud.Scheduler`` of the first node."""
-        return self._schedulers['scheduler-node-1']
+        """The ``cloud.Service`` of the first node."""
+        return self._services[self._first]
 
     def _start(self, node, workers):
-        self._schedulers[node] = self._cloud.scheduler(
+        self._services[node] = self._make(
             node=node, workers=workers, mode=self._mode, **self._options)
-        self._schedulers[node].wait_ready(TIMEOUT)
+        self._services[node].wait_ready(TIMEOUT)
 
     def _restart(self, node, workers=None):
-        before = self._schedulers[node]
+        before = self._services[node]
         before.stop(TIMEOUT)
         self._start(node, workers or before.worker_count)
 
@@ -98,12 +101,12 @@ class Nodes:
         self.first.wait_ready(TIMEOUT)
 
     def restart(self):
-        for node in list(self._schedulers):
+        for node in list(self._services):
             self._restart(node)
 
     def scale(self, workers):
         """Have another number of workers on the first node."""
-        self._restart('scheduler-node-1', workers)
+        self._restart(self._first, workers)
 
     def scale_down(self):
         self.scale(2)
@@ -114,7 +117,7 @@ class Nodes:
 
     def stop(self):
         """End both, in an orderly way."""
-        for scheduler in self._schedulers.values():
+        for scheduler in self._services.values():
             scheduler.stop(TIMEOUT)
 
 
@@ -152,7 +155,8 @@ def variants(args, stack):
 
 def measure(made, args, tree, conf, packages):
     row = dict.fromkeys(Nodes.EVENTS.values(), 0)
-    nodes = Nodes(made, args.mode, tree=tree, conf=conf, packages=packages)
+    nodes = Nodes(made, args.mode, args.service, tree=tree, conf=conf,
+                  packages=packages)
     answered = 0
     for event, name in Nodes.EVENTS.items():
         for _time in range(args.times):

@@ -188,38 +188,43 @@ class LabTestCase(testtools.TestCase):
             'scheduler log', testtools.content.text_content(made.log())))
         return made
 
-    def start(self, made, **kwargs):
-        """Start the service and wait until it serves and is up."""
-        kwargs.setdefault('node', NODE)
-        scheduler = getattr(made, self.topic)(**kwargs)
-        scheduler.wait_ready()
-        self.wait_up(made, scheduler)
-        return scheduler
+    def start(self, made, topic=None, **kwargs):
+        """Start a service and wait until it serves and is up.
 
-    def wait_up(self, made, scheduler, timeout=30):
-        made.wait(lambda: scheduler.record_hosts() <= self.up(made), timeout,
-                  'the records of all workers to be up')
+        :param topic: of another service than that of the test
+        """
+        kwargs.setdefault('node', NODE)
+        service = getattr(made, topic or self.topic)(**kwargs)
+        service.wait_ready()
+        self.wait_up(made, service)
+        return service
+
+    def wait_up(self, made, service, timeout=30):
+        made.wait(lambda: service.record_hosts() <= self.up(
+            made, binary=service.binary), timeout,
+            'the records of all workers to be up')
 
     @classmethod
-    def up(cls, made, seconds=SERVICE_DOWN_TIME):
+    def up(cls, made, seconds=SERVICE_DOWN_TIME, binary=None):
         """The hosts whose records have had a heartbeat lately."""
-        return {record.host for record in made.services(binary=cls.BINARY)
+        return {record.host
+                for record in made.services(binary=binary or cls.BINARY)
                 if record.last_seen_up and record.is_up(seconds)}
 
     @staticmethod
     def pids(scheduler):
         return {n: worker.pid for n, worker in scheduler.workers().items()}
 
-    def block(self, made, scheduler, client, pool, *numbers):
+    def block(self, made, service, client, pool, *numbers):
         """Have requests take up all threads of workers, for good.
 
         :param pool: how many threads each has
         """
         for n in numbers:
-            worker = scheduler.workers()[n]
-            made.faults.block(worker, WORK[self.topic])
+            worker = service.workers()[n]
+            made.faults.block(worker, WORK[service.topic()])
             for _request in range(pool):
-                client.cast_work(scheduler.worker_host(n))
+                client.cast_work(service.worker_host(n))
             made.wait(
                 lambda: made.faults.state(worker)['running'] >= pool, 10,
                 f'all {pool} threads of worker {n} to be busy')

@@ -20,11 +20,12 @@ import collections
 import re
 
 import ddt
+import psutil
 
 from lab.servers import broker
 from tests.integration import base
 
-NODE = base.NODE
+TOPICS = ('scheduler', 'conductor')
 POOL = 2
 # Until it is seen that the broker is back; see test_outage.
 BROKER_BACK = 60
@@ -46,98 +47,129 @@ class MessagingTestCase(base.LabTestCase):
                 found[re.sub('_fanout_.*', '_fanout_', name), kind] += 1
         return dict(found)
 
-    def start_cloud(self, conf, mode, workers=3):
+    def start_cloud(self, conf, mode):
         self.broker = self.enterContext(broker.PrivateBroker())
         self.made = self.cloud(dict(
             conf, DEFAULT={'executor_thread_pool_size': POOL},
-            scheduler={'worker_timeout': base.WORKER_TIMEOUT}), self.broker)
+            **{topic: {'worker_timeout': base.WORKER_TIMEOUT}
+               for topic in TOPICS}), self.broker)
         self.mode = mode
-        self.scheduler = self.start(self.made, workers=workers, mode=mode)
-        self.client = self.enterContext(self.made.client())
+        self.clients = {topic: self.enterContext(self.made.client(topic))
+                        for topic in TOPICS}
+        self.start_services(3)
+
+    def start_services(self, workers):
+        self.running = [
+            self.start(self.made, topic, node=f'{topic}-node-1',
+                       workers=workers, mode=self.mode) for topic in TOPICS]
+
+    def expected_queues(self, fanout, kind, fanouts):
+        """The queues of both services, of three workers each.
+
+        :param fanout: what the names of fanout queues end with
+        :param kind: of the other queues
+        :param fanouts: the kind of fanout queues, and how many they are
+        """
+        found = {}
+        for topic in TOPICS:
+            own = f'{topic}.{topic}-node-1'
+            kinds, count = fanouts
+            found |= {(f'{topic}{fanout}', kinds): count,
+                      (f'{own}{fanout}', kinds): count,
+                      (topic, kind): 1, (own, kind): 1,
+                      (f'{own}.node', kind): 1}
+            found |= {(f'{own}-worker-{n}', kind): 1 for n in (1, 2, 3)}
+        return found
 
     def check_all_answer(self):
-        for n in self.scheduler.numbers:
-            self.client.ping(self.scheduler.worker_host(n), timeout=30)
-        self.client.ping(NODE, timeout=30)
+        for service in self.running:
+            client = self.clients[service.topic()]
+            for n in service.numbers:
+                client.ping(service.worker_host(n), timeout=30)
+            client.ping(service.node, timeout=30)
+
+    def has_records(self, service):
+        return {record.host for record in self.made.services(
+            binary=service.binary)} == service.record_hosts()
+
+    def put(self, service, number, fault):
+        """Put a fault into a worker."""
+        if fault == 'blocked':
+            self.block(self.made, service, self.clients[service.topic()],
+                       POOL, number)
+        else:
+            {'killed': psutil.Process.kill, 'stopped': self.made.faults.stop}[
+                fault](service.workers()[number])
 
     def check_main_cases(self):
-        self.assertEqual(
-            {f'{NODE}-worker-{n}' for n in (1, 2, 3)},
-            {record.host for record in self.made.services()})
+        for service in self.running:
+            self.assertTrue(self.has_records(service))
         self.check_all_answer()
 
-        for number, what, fault in (
-                (2, 'killed', lambda worker: worker.kill()),
-                (1, 'stopped', self.made.faults.stop),
-                (3, 'blocked', lambda worker: self.block(
-                    self.made, self.scheduler, self.client, POOL, 3))):
-            pids = self.pids(self.scheduler)
-            fault(self.scheduler.workers()[number])
-            self.made.wait(
-                lambda: self.pids(self.scheduler).get(
-                    number, pids[number]) != pids[number], 40,
-                f'worker {number}, {what}, to come back')
-            self.scheduler.wait_ready()
-            self.wait_up(self.made, self.scheduler)
+        for number, fault in (2, 'killed'), (1, 'stopped'), (3, 'blocked'):
+            pids = [self.pids(service) for service in self.running]
+            for service in self.running:
+                self.put(service, number, fault)
+            for service, before in zip(self.running, pids):
+                self.made.wait(
+                    lambda: self.pids(service).get(
+                        number, before[number]) != before[number], 40,
+                    f'worker {number}, {fault}, to come back')
+                service.wait_ready()
+                self.wait_up(self.made, service)
+                del before[number]
+                self.assertLessEqual(before.items(),
+                                     self.pids(service).items())
             self.check_all_answer()
-            del pids[number]
-            self.assertLessEqual(pids.items(),
-                                 self.pids(self.scheduler).items())
 
         # oslo.messaging logs what it meets there, and tries again: workers
         # that declare a new stream at the same time may be refused it.
         self.assertEqual([], [
-            line for line in self.scheduler.log().splitlines()
+            line for line in self.made.log().splitlines()
             if 'Traceback (' in line and not re.search(
                 r' oslo([._]messaging\._drivers|_utils\.excutils)', line)])
-        pids = self.pids(self.scheduler)
+        pids = [self.pids(service) for service in self.running]
         self.broker.stop()
-        self.made.wait(lambda: not self.up(self.made), 30,
-                       'all records to be down')
+        for service in self.running:
+            self.made.wait(
+                lambda: not self.up(self.made, binary=service.binary), 30,
+                'all records to be down')
         self.broker.start()
-        self.wait_up(self.made, self.scheduler, BROKER_BACK)
+        for service in self.running:
+            self.wait_up(self.made, service, BROKER_BACK)
         self.check_all_answer()
-        self.assertEqual(pids, self.pids(self.scheduler))
+        self.assertEqual(pids, [self.pids(service)
+                                for service in self.running])
 
-        self.scheduler.hup()
-        self.made.wait(
-            lambda: self.scheduler.hups_taken() == 3
-            if self.mode == 'eventlet' else
-            not set(self.pids(self.scheduler).values()) & set(pids.values()),
-            60, 'SIGHUP')
-        self.scheduler.wait_ready()
+        for service in self.running:
+            service.hup()
+        for service, before in zip(self.running, pids):
+            self.made.wait(
+                lambda: service.hups_taken() == 3
+                if self.mode == 'eventlet' else
+                not set(self.pids(service).values()) & set(before.values()),
+                60, 'SIGHUP')
+            service.wait_ready()
         self.check_all_answer()
 
-        self.scheduler.stop(60)
-        self.scheduler = self.start(self.made, workers=2, mode=self.mode)
+        for service in self.running:
+            service.stop(60)
+        self.start_services(2)
         self.check_all_answer()
-        self.made.wait(
-            lambda: {record.host for record in self.made.services()} ==
-            self.scheduler.record_hosts(), base.RETIRED,
-            'the record of worker 3 to be retired')
+        for service in self.running:
+            self.made.wait(lambda: self.has_records(service), base.RETIRED,
+                           'the record of worker 3 to be retired')
 
     @ddt.data(*base.MODES)
     def test_kolla(self, mode):
         self.start_cloud(base.KOLLA, mode)
         self.assertEqual(
-            {('scheduler_fanout', 'stream'): 1,
-             (f'scheduler.{NODE}_fanout', 'stream'): 1,
-             ('scheduler', 'quorum'): 1,
-             (f'scheduler.{NODE}', 'quorum'): 1,
-             (f'scheduler.{NODE}.node', 'quorum'): 1,
-             (f'scheduler.{NODE}-worker-1', 'quorum'): 1,
-             (f'scheduler.{NODE}-worker-2', 'quorum'): 1,
-             (f'scheduler.{NODE}-worker-3', 'quorum'): 1}, self.queues())
+            self.expected_queues('_fanout', 'quorum', ('stream', 1)),
+            self.queues())
         self.check_main_cases()
 
     def test_queues(self):
         self.start_cloud({}, base.MODES[0])
         self.assertEqual(
-            {('scheduler_fanout_', 'classic'): 3,
-             (f'scheduler.{NODE}_fanout_', 'classic'): 3,
-             ('scheduler', 'classic'): 1,
-             (f'scheduler.{NODE}', 'classic'): 1,
-             (f'scheduler.{NODE}.node', 'classic'): 1,
-             (f'scheduler.{NODE}-worker-1', 'classic'): 1,
-             (f'scheduler.{NODE}-worker-2', 'classic'): 1,
-             (f'scheduler.{NODE}-worker-3', 'classic'): 1}, self.queues())
+            self.expected_queues('_fanout_', 'classic', ('classic', 3)),
+            self.queues())

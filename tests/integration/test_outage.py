@@ -17,6 +17,7 @@ callers reach the broker all the time.
 """
 
 import contextlib
+import functools
 import re
 import time
 
@@ -43,38 +44,64 @@ DATABASE_BACK = base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL
 POOL = 2
 CONF = {'DEFAULT': {'executor_thread_pool_size': POOL},
         'scheduler': {'worker_timeout': base.WORKER_TIMEOUT},
+        'conductor': {'worker_timeout': base.WORKER_TIMEOUT},
         'oslo_messaging_notifications': {'driver': 'messagingv2'}}
 
 
 class OutageTestCase(base.LabTestCase):
+    """A nova-scheduler and a nova-conductor."""
 
     def begin(self, mode, conf=None, **private):
         self.made = self.cloud(dict(CONF, **(conf or {})), **private)
-        self.scheduler = self.start(self.made, workers=3, mode=mode)
-        self.before = self.pids(self.scheduler)
-        self.client = self.enterContext(self.made.client())
-        self.mark = 0
+        self.running = [
+            self.start(self.made, topic, node=f'{topic}-node-1', workers=3,
+                       mode=mode) for topic in ('scheduler', 'conductor')]
+        self.clients = {
+            service: self.enterContext(self.made.client(service.topic()))
+            for service in self.running}
+        self.hosts = sorted(host for service in self.running
+                            for host in service.record_hosts())
+        self.before = self.all_pids()
+        self.marks = [0, 0]
+
+    def all_pids(self):
+        return [self.pids(service) for service in self.running]
+
+    def all_up(self):
+        """The hosts of both services that are up."""
+        return set().union(*(self.up(self.made, binary=service.binary)
+                             for service in self.running))
+
+    def wait_all_up(self, timeout):
+        for service in self.running:
+            self.wait_up(self.made, service, timeout)
 
     def check_nobody_was_replaced(self):
-        self.assertEqual(self.before, self.pids(self.scheduler))
-        self.assertNotIn('replacing it', self.scheduler.log())
+        self.assertEqual(self.before, self.all_pids())
+        self.assertNotIn('replacing it', self.made.log())
 
     def log(self):
         """What was logged since the last outage began."""
-        return self.scheduler.log()[self.mark:]
+        return ''.join(service.log()[mark:] for service, mark
+                       in zip(self.running, self.marks))
+
+    def mark_logs(self):
+        self.marks = [len(service.log()) for service in self.running]
 
     def said(self, text):
         """The workers that have said something, once for each time."""
         return sorted(re.findall(rf'Worker (\S+) {text}', self.log()))
 
-    def load(self, call):
+    def load(self, stack, call):
         """Callers that want answers, but no more than can be given."""
-        def paced(timeout):
+        def paced(client, timeout):
             time.sleep(0.2)
-            call(timeout)
+            call(client, timeout)
 
-        return rpc.Callers(self.client, 8, timeout=base.CALL_TIMEOUT,
-                           call=paced)
+        return [stack.enter_context(rpc.Callers(
+            client, 8, timeout=base.CALL_TIMEOUT,
+            call=functools.partial(paced, client)))
+            for client in self.clients.values()]
 
     def check_outage(self, what, begin, end, back, call=None,
                      seconds=OUTAGE, hangs=True, down=True):
@@ -88,33 +115,33 @@ class OutageTestCase(base.LabTestCase):
         :param hangs: whether messages hang, or fail at once
         :param down: whether the records turn down
         """
-        hosts = sorted(self.scheduler.record_hosts())
-        with self.load(call) if call else contextlib.nullcontext() as load:
-            if load:
+        with contextlib.ExitStack() as stack:
+            loads = self.load(stack, call) if call else []
+            for load in loads:
                 # The first ones make connections and thread pools.
                 load.wait_answered(20, 60, self.made.log)
-            self.mark = len(self.scheduler.log())
+            self.mark_logs()
             begin()
             over = time.monotonic() + seconds
             while time.monotonic() < over:
                 self.check_nobody_was_replaced()
                 time.sleep(0.5)
             if down:
-                self.assertEqual(set(), self.up(self.made))
+                self.assertEqual(set(), self.all_up())
             if hangs:
-                self.check_said(what, hosts, exactly=load is None)
+                self.check_said(what, exactly=not loads)
             end()
-            self.wait_up(self.made, self.scheduler, back)
+            self.wait_all_up(back)
             if hangs:
                 # Once for each time; a loaded machine may make it more.
                 self.made.wait(
                     lambda: set(self.said('runs messages again')) ==
-                    set(hosts), 10, f'{hosts} to run messages again')
-            if load:
+                    set(self.hosts), 10, f'{self.hosts} to run messages again')
+            for load in loads:
                 load.wait_answered(20, 60, self.made.log)
         self.check_nobody_was_replaced()
 
-    def check_said(self, what, hosts, exactly):
+    def check_said(self, what, exactly):
         """Each worker has said once why it runs nothing.
 
         :param exactly: whether it is what is away; or else it may be that
@@ -123,7 +150,7 @@ class OutageTestCase(base.LabTestCase):
         said = self.said('runs no messages, as ')
         if not exactly:
             said = sorted(said + self.said('takes no more requests'))
-        self.assertEqual(hosts, said, self.log())
+        self.assertEqual(self.hosts, said, self.log())
         for line in self.log().splitlines():
             if ' runs no messages, as ' in line:
                 self.assertIn(' WARNING ', line)
@@ -159,7 +186,7 @@ class BrokerOutageTestCase(OutageTestCase):
         for begin in (self.box.hold_published, self.box.refuse,
                       self.box.silence, self.box.vanish):
             self.check_outage(self.BROKER, begin, self.box.restore,
-                              BROKER_BACK, self.client.schedule)
+                              BROKER_BACK, rpc.Client.read)
         self.check_from_here_on()
 
     @ddt.data(*base.MODES)
@@ -172,28 +199,33 @@ class BrokerOutageTestCase(OutageTestCase):
         self.check_outage(
             self.BROKER, lambda: ctl(watermark, '0.000001'),
             lambda: ctl(watermark, '0.4'), BROKER_BACK,
-            self.client.schedule, ALARM)
+            rpc.Client.read, ALARM)
         self.check_from_here_on()
 
     @ddt.data(*base.MODES)
     def test_lets_nobody_in_while_it_boots(self, mode):
         # A worker that was blocked then is not deaf after it.
-        self.begin(mode, {'scheduler': {'worker_timeout': 0}})
-        host = self.scheduler.worker_host(2)
+        self.begin(mode, {topic: {'worker_timeout': 0}
+                          for topic in ('scheduler', 'conductor')})
+        hosts = {service: service.worker_host(2) for service in self.running}
+        workers = [service.workers()[2] for service in self.running]
         ctl = base.rabbitmq().ctl
-        worker = self.scheduler.workers()[2]
         self.addCleanup(ctl, 'change_password', 'guest', 'guest')
-        self.block(self.made, self.scheduler, self.client, POOL, 2)
-        self.made.wait(lambda: self.said('takes no more requests') == [host],
-                       20, 'worker 2 to be blocked')
+        for service, client in self.clients.items():
+            self.block(self.made, service, client, POOL, 2)
+        self.made.wait(
+            lambda: self.said('takes no more requests') ==
+            sorted(hosts.values()), 20, 'workers 2 to be blocked')
         ctl('change_password', 'guest', 'another')
         ctl('close_all_connections', 'as if it was restarted')
-        self.made.faults.free(worker)
+        for worker in workers:
+            self.made.faults.free(worker)
         time.sleep(2 * base.REPORT_INTERVAL)
         ctl('change_password', 'guest', 'guest')
-        self.wait_up(self.made, self.scheduler, BROKER_BACK)
-        self.scheduler.wait_ready(timeout=RABBIT_INTERVAL_MAX)
-        self.client.ping(host, timeout=10)
+        self.wait_all_up(BROKER_BACK)
+        for service, client in self.clients.items():
+            service.wait_ready(timeout=RABBIT_INTERVAL_MAX)
+            client.ping(hosts[service], timeout=10)
         self.check_nobody_was_replaced()
 
 
@@ -210,7 +242,7 @@ class DatabaseOutageTestCase(OutageTestCase):
         self.begin(mode, {'database': {'connection': url}})
         for begin, hangs in ((box.refuse, False), (box.vanish, True)):
             self.check_outage('the main database', begin, box.restore,
-                              DATABASE_BACK, self.client.schedule,
+                              DATABASE_BACK, rpc.Client.read,
                               hangs=hangs)
         self.check_from_here_on()
 
@@ -238,7 +270,7 @@ class DatabaseOutageTestCase(OutageTestCase):
         for begin, hangs in ((box.refuse, False), (box.silence, True)):
             # Heartbeats do not go there, but wait for a thread.
             self.check_outage('the API database', begin, box.restore,
-                              DATABASE_BACK, self.client.look_up,
+                              DATABASE_BACK, rpc.Client.look_up,
                               hangs=hangs, down=hangs)
         self.check_from_here_on()
 

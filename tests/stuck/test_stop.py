@@ -37,21 +37,21 @@ RESTART = 120
 CALLS = 300
 
 
-@ddt.ddt
-class StopTestCase(base.LabTestCase):
+class StopBase(base.LabTestCase):
 
     def setUp(self):
         super().setUp()
         self.packages = [base.companion()]
 
     def callers(self, made, timeout=TIMEOUT, call=rpc.Client.work):
-        client = self.enterContext(made.client())
+        client = self.enterContext(made.client(self.topic))
         return rpc.Callers(client, CALLERS, timeout,
                            call=functools.partial(call, client))
 
     def check_events(self, mode, conf=None, private_broker=None):
         made = self.cloud(conf, private_broker)
-        nodes = restarts.Nodes(made, mode, packages=self.packages)
+        nodes = restarts.Nodes(made, mode, self.topic,
+                               packages=self.packages)
         for event, name in nodes.EVENTS.items():
             with self.callers(made) as callers:
                 callers.wait_answered(CALLS, log=made.log)
@@ -63,14 +63,13 @@ class StopTestCase(base.LabTestCase):
         for text in ('Traceback', 'cannot schedule', 'has been started'):
             self.assertNotIn(text, log)
 
+
+@ddt.ddt
+class StopTestCase(StopBase):
+
     @ddt.data(*base.MODES)
     def test_nothing_is_lost(self, mode):
         self.check_events(mode)
-
-    def test_nothing_is_lost_with_the_settings_of_kolla(self):
-        # The exchanges of other tests are not durable.
-        private = self.enterContext(broker.PrivateBroker())
-        self.check_events('threading', base.KOLLA, private)
 
     @ddt.data(*base.MODES)
     def test_request_under_way(self, mode):
@@ -80,7 +79,7 @@ class StopTestCase(base.LabTestCase):
                                packages=self.packages)
         worker = scheduler.workers()[2]
         made.faults.slow(worker, 20, base.WORK[self.topic])
-        client = self.enterContext(made.client())
+        client = self.enterContext(made.client(self.topic))
         pool = self.enterContext(
             concurrent.futures.ThreadPoolExecutor(1))
         slow = pool.submit(client.work, PATIENCE, scheduler.worker_host(2))
@@ -103,7 +102,7 @@ class StopTestCase(base.LabTestCase):
         pool = 2
         made = self.cloud({
             'DEFAULT': {'executor_thread_pool_size': pool},
-            'scheduler': {'worker_timeout': base.WORKER_TIMEOUT}})
+            self.topic: {'worker_timeout': base.WORKER_TIMEOUT}})
         scheduler = self.start(made, workers=3, mode=mode,
                                packages=self.packages)
         for fault in (made.faults.stop,
@@ -120,6 +119,20 @@ class StopTestCase(base.LabTestCase):
             counts = callers.counts()
             self.assertLessEqual(counts.lost, pool)
             self.assertEqual(0, counts.failed)
+
+
+class ConductorStopTestCase(StopTestCase):
+
+    BINARY = 'nova-conductor'
+
+
+@ddt.ddt
+class SchedulerStopTestCase(StopBase):
+
+    def test_nothing_is_lost_with_the_settings_of_kolla(self):
+        # The exchanges of other tests are not durable.
+        private = self.enterContext(broker.PrivateBroker())
+        self.check_events('threading', base.KOLLA, private)
 
     @ddt.data(*base.MODES)
     def test_servers(self, mode):
