@@ -20,6 +20,7 @@ variant that is compared with another one stand the ratios of the same rounds.
 import contextlib
 
 from lab import LabError
+from lab.measure import computes
 from lab.measure import healthy
 from lab.measure import idle
 from lab.measure import pairs
@@ -33,7 +34,7 @@ from lab.servers import cloud
 # Those first that are run when none is named.
 MEASUREMENTS = {'healthy': healthy, 'start': start, 'idle': idle,
                 'stuck': stuck, 'slow': slow, 'stop': stop,
-                'restarts': restarts}
+                'restarts': restarts, 'computes': computes}
 USUAL = ('healthy', 'start', 'idle', 'stuck')
 
 # What is measured if nothing else is asked for, and with --quick.
@@ -62,6 +63,9 @@ def add_arguments(parser):
                         help='(default: 5, or 1)')
     parser.add_argument('--mode', default='threading',
                         choices=('threading', 'eventlet'))
+    parser.add_argument('--service', default='scheduler',
+                        choices=('scheduler', 'conductor'),
+                        help='whose workers (default: %(default)s)')
     parser.add_argument('--stock-prefetch', type=int, nargs='*', metavar='N',
                         help='measure stock with each of these as well '
                              '(default: 4 for stuck and slow)')

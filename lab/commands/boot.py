@@ -18,10 +18,8 @@ threads wait for ever), or slow. Each case has workers of its own. The cases of
 nova-conductor are left out where its workers have no worker hosts.
 """
 
-
 from lab import LabError
 from lab.measure import boots
-from lab import rpc
 from lab.servers import cloud
 from lab.servers import whole
 
@@ -167,29 +165,7 @@ def stick(this, topic, fault):
     elif fault == 'slow':
         this.faults.slow(worker, SLOW, METHODS[topic])
     else:
-        this.faults.block(worker)
-        with rpc.Client(service.broker.transport_url, topic) as client:
-            fill(this, client, service, worker, THREADS[topic])
-
-
-def fill(this, client, service, worker, threads):
-    """Have requests take up all threads of a blocked worker, for good."""
-    server = service.worker_host(2) if service.hosts else service.node
-
-    def busy():
-        return this.faults.state(worker)['running'] >= threads
-
-    def send():
-        client.cast_ping(server)
-        return busy()
-
-    if service.hosts:
-        for _request in range(threads):
-            client.cast_ping(server)
-        this.wait(busy, 10, 'all threads of a worker to be busy')
-    else:
-        # The others take their share of them, and answer.
-        this.wait(send, 60, 'all threads of a worker to be busy')
+        this.fill(service, 2, THREADS[topic])
 
 
 def show(args, results, cases, found):

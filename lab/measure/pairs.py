@@ -116,7 +116,7 @@ def compared(args, measure, suffix='', **details):
 def start_cloud(args, stack, conf=None, own_database=False):
     """A cloud with a broker of its own, ended with the stack.
 
-    :param conf: configuration of all schedulers
+    :param conf: configuration of all services
     :param own_database: whether nobody else is to use its MariaDB either
     """
     if not broker.PrivateBroker.available():
@@ -134,16 +134,17 @@ def start_cloud(args, stack, conf=None, own_database=False):
             stack.enter_context(database.PrivateMariaDB())))
     made = stack.enter_context(cloud.Cloud(found, databases, conf))
     made.private_broker = private
+    made.topic = args.service
     return made
 
 
 @contextlib.contextmanager
 def serving(made, args, tree, conf, **options):
-    """A scheduler that serves; its queues do not outlive it."""
-    with made.scheduler(mode=args.mode, tree=tree, conf=conf,
-                        **options) as scheduler:
-        yield scheduler.wait_ready(180)
-    made.broker.delete(scheduler.queue_names())
+    """A service that serves; its queues do not outlive it."""
+    with getattr(made, args.service)(mode=args.mode, tree=tree, conf=conf,
+                                     **options) as service:
+        yield service.wait_ready(180)
+    made.broker.delete(service.queue_names())
 
 
 @contextlib.contextmanager
@@ -152,7 +153,7 @@ def calling(made, timeout=30, call=rpc.Client.ping):
 
     :param call: what they call, with a client and the timeout
     """
-    with made.client() as client, rpc.Callers(
+    with made.client(made.topic) as client, rpc.Callers(
             client, CALLERS, timeout,
             call=lambda timeout: call(client, timeout=timeout)) as callers:
         # The first calls connect, and let the workers do so.

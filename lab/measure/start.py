@@ -71,7 +71,8 @@ def wait_heartbeats(made, scheduler):
     """Wait until each record of a scheduler has its first heartbeat."""
     hosts = scheduler.record_hosts()
     made.wait(lambda: hosts <= {
-        record.host for record in made.services() if record.last_seen_up},
+        record.host for record in made.services(binary=scheduler.binary)
+        if record.last_seen_up},
         120, 'heartbeats')
 
 
@@ -94,5 +95,5 @@ def pictures(results, found, measured):
         for variant in found:
             series.setdefault(variant.label, []).append(
                 (variant.x, Spread(row[y] for row in measured[variant.name])))
-    results.panels('cost', 'What nova-scheduler workers cost: memory of all '
+    results.panels('cost', 'What workers cost: memory of all '
                    'processes, and start', 'workers', panels)

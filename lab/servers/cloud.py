@@ -358,6 +358,7 @@ class Cloud:
         self.placement = None
         self.schedulers = []
         self.conductors = []
+        self.computes = []
         self._names = {'scheduler'}
         self._stack = contextlib.ExitStack()
 
@@ -415,7 +416,7 @@ class Cloud:
 
     def _base_conf(self, node):
         urls = self.database.urls
-        return {
+        conf = {
             'DEFAULT': {
                 'host': node,
                 'transport_url': self.broker.transport_url,
@@ -432,6 +433,9 @@ class Cloud:
             'oslo_messaging_rabbit': {
                 'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL},
         }
+        if node.startswith('compute-'):
+            del conf['api_database'], conf['database']
+        return conf
 
     def scheduler(self, node='scheduler-node-1', workers=3, mode=None,
                   tree=None, conf=None, env=None, hosts=None, packages=(),
@@ -498,6 +502,61 @@ class Cloud:
              '--config-file', path],
             os.path.join(self.folder, node + '.log'), env)
         return self._stack.enter_context(service)
+
+    def compute(self, host, *layers, mode=None, tree=None):
+        """Start a nova-compute with the fake driver.
+
+        It has no database: whatever it reads and writes passes a conductor.
+
+        :param host: the value of ``[DEFAULT] host``; compute-N
+        :param layers: more configuration, as for ``config_file``
+        :param mode: as for ``scheduler``
+        :param tree: as for ``scheduler``
+        :returns: ``process.Child``
+        """
+        self.database.map_host(host)
+        state = os.path.join(self.folder, host)
+        os.mkdir(state)
+        path = self.config_file(host, self.conf, {'DEFAULT': {
+            'compute_driver': 'fake.FakeDriver', 'state_path': state}},
+            *layers)
+        child = self._stack.enter_context(process.Child(
+            [lab_database.program('nova-compute'), '--config-file', path],
+            os.path.join(self.folder, host + '.log'),
+            dict(mode_env(mode, tree),
+                 PYTHONPATH=lab_database.nova_path(tree))))
+        self.computes.append(child)
+        return child
+
+    def fill(self, service, number, threads):
+        """Block a worker, and have pings take up all of its threads.
+
+        :param service: a ``Service``
+        :param number: of the worker
+        :param threads: how many it has
+        :returns: the worker
+        """
+        worker = service.workers()[number]
+        self.faults.block(worker)
+        server = (service.worker_host(number) if service.hosts else
+                  service.node)
+
+        def busy():
+            return self.faults.state(worker)['running'] >= threads
+
+        with rpc.Client(service.broker.transport_url,
+                        service.topic()) as client:
+            def send():
+                client.cast_ping(server)
+                return busy()
+
+            if service.hosts:
+                for _request in range(threads):
+                    client.cast_ping(server)
+            # Where they share it, the others take their part, and answer.
+            self.wait(busy if service.hosts else send, 60,
+                      'all threads of a worker to be busy')
+        return worker
 
     def manage(self, *arguments, node='scheduler-node-1', tree=None,
                check=True, timeout=120):

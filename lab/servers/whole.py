@@ -47,7 +47,6 @@ TIMEOUT = 180
 # No quota: what is counted is what ends in error for other reasons.
 CONF = {
     'DEFAULT': {
-        'compute_driver': 'fake.FakeDriver',
         'periodic_fuzzy_delay': 0,
     },
     'quota': {'instances': -1, 'cores': -1, 'ram': -1},
@@ -114,7 +113,6 @@ class WholeCloud(cloud.Cloud):
         self.mode = mode
         self.threads = threads or {}
         self.progress = progress or (lambda text: None)
-        self.computes = []
         self.applications = []
         self._servers = contextlib.ExitStack()
         # The nodes that are configured for the cell.
@@ -247,27 +245,17 @@ class WholeCloud(cloud.Cloud):
         for number in range(1, self.compute_count + 1):
             host = 'compute-%d' % number
             self._in_cell.add(host)
-            self.database.map_host(host)
-            state = os.path.join(self.folder, host)
-            os.mkdir(state)
-            path = self.config_file(
-                host, self.conf, {'DEFAULT': {'state_path': state}}, {
-                    'glance': {'region_name': keystone.REGION},
-                    'neutron': self.keystone.conf()})
-            self.computes.append(self._stack.enter_context(process.Child(
-                [lab_database.program('nova-compute'), '--config-file', path],
-                os.path.join(self.folder, host + '.log'),
-                dict(cloud.mode_env(self.mode, self.tree),
-                     PYTHONPATH=lab_database.nova_path(self.tree)))))
+            self.compute(host, {
+                'glance': {'region_name': keystone.REGION},
+                'neutron': self.keystone.conf()}, mode=self.mode,
+                tree=self.tree)
 
     def _base_conf(self, node):
         conf = super()._base_conf(node)
         if node in self._in_cell:
             conf['DEFAULT']['transport_url'] = self.cell_broker.transport_url
             # A cell knows nothing of the API database.
-            del conf['api_database']
-            if node.startswith('compute'):
-                del conf['database']
+            conf.pop('api_database', None)
         else:
             conf['database'] = {'connection': self.database.urls['cell0']}
         return conf
