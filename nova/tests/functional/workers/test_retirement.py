@@ -43,7 +43,8 @@ class RetirementTestCase(test_scheduler.WorkersTestCase):
     def hosts(self):
         return {(record.host, record.binary) for record in
                 objects.ServiceList.get_all(self.context)
-                if record.binary in ('nova-scheduler', 'nova-conductor')}
+                if record.binary in (
+                    'nova-scheduler', 'nova-conductor', 'nova-compute')}
 
     def retire(self, worker):
         return retirement.Retirement(
@@ -78,11 +79,16 @@ class RetirementTestCase(test_scheduler.WorkersTestCase):
     def test_live_stock_node_and_look_alikes(self):
         others = {(f'{NODE}0', 'nova-scheduler'),
                   (f'{NODE}-worker-9', 'nova-scheduler'),
-                  (f'{NODE}-worker-9', 'nova-conductor'),
+                  (f'{NODE}-worker-9', 'nova-compute'),
                   (f'{NODE}-worker-8', 'nova-scheduler'),
+                  (f'{NODE}-worker-7', 'nova-scheduler'),
+                  (f'{NODE}-worker-7-worker-1', 'nova-conductor'),
+                  (f'{NODE}-worker-6', 'nova-conductor'),
                   ('live', 'nova-scheduler')}
         for host, binary in others:
             self.add_record(host, binary)
+        # A worker host of another binary does not make it a node.
+        self.add_record(f'{NODE}-worker-6', 'nova-scheduler')
         # One is up and has no other services.
         self.set_seen(f'{NODE}-worker-8', seen=1)
         worker = self.start_workers(1)[0]
