@@ -17,7 +17,7 @@ stock.
 """
 
 import concurrent.futures
-import functools
+import time
 
 import ddt
 
@@ -28,6 +28,8 @@ from lab.servers import computes
 from tests.integration import base
 
 CALLERS = 8
+# Seconds that each of them waits before a call: others use this machine too.
+PAUSE = 0.05
 # Seconds that callers wait; a stop, with what runs then, and a start are less.
 TIMEOUT = 12
 PATIENCE = 40
@@ -45,8 +47,12 @@ class StopBase(base.LabTestCase):
 
     def callers(self, made, timeout=TIMEOUT, call=rpc.Client.work):
         client = self.enterContext(made.client(self.topic))
-        return rpc.Callers(client, CALLERS, timeout,
-                           call=functools.partial(call, client))
+
+        def paced(timeout):
+            time.sleep(PAUSE)
+            call(client, timeout)
+
+        return rpc.Callers(client, CALLERS, timeout, call=paced)
 
     def check_events(self, mode, conf=None, private_broker=None):
         made = self.cloud(conf, private_broker)
