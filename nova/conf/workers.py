@@ -62,9 +62,11 @@ It is, if all its threads wait for a Placement that
 does not answer, so keep this longer than ``[placement] timeout``."""),
     conductor.conductor_group: _options('conductor', """\
 It is, if all its threads wait for other services:
-for nova-compute (up to ``[DEFAULT] long_rpc_timeout``), Neutron, Cinder or
-Glance. What it was doing is lost then, as when it is stopped: a server that
-was being built ends in ERROR."""),
+for nova-scheduler (up to ``[DEFAULT] rpc_response_timeout``), nova-compute (up
+to ``[DEFAULT] long_rpc_timeout``), the message broker of a cell, Neutron,
+Cinder or Glance. What it was doing is lost then, as when it is killed: a server
+that was being built stays in BUILD, and one that was being migrated keeps its
+task state."""),
 }
 
 

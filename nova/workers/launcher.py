@@ -25,6 +25,7 @@ import sys
 import threading
 import typing as ty
 
+from oslo_db import exception as db_exc
 from oslo_log import log as logging
 import oslo_messaging as messaging
 from oslo_messaging import opts as messaging_opts
@@ -195,6 +196,16 @@ def check(topic):
                          CONF.report_interval)
 
 
+def _check_lookalikes(server, workers):
+    try:
+        lookalike.check(server.binary, server.host, workers)
+    except db_exc.DBError as exc:
+        # The workers wait for the database, as they do when it goes away.
+        LOG.warning('Cannot find out whether another node is called like a '
+                    'worker of node %(node)s: %(error)s',
+                    {'node': server.host, 'error': exc})
+
+
 @contextlib.contextmanager
 def _refusing():
     try:
@@ -214,7 +225,11 @@ def launch(server, workers):
         run beside another one
     """
     with _refusing():
-        lookalike.check(server.binary, server.host, workers)
+        if workers < 1:
+            # None of nova-conductor's options keeps it from that.
+            raise ValueError(f'[{server.topic}] workers is {workers}, but it '
+                             'has to be at least 1')
+        _check_lookalikes(server, workers)
     slots: list[supervisor.Slot | None] = [None] * workers
     watch = None
     timeout = CONF[server.topic].worker_timeout

@@ -14,6 +14,7 @@ import threading
 from unittest import mock
 
 from oslo_config import cfg
+from oslo_db import exception as db_exc
 import oslo_messaging as messaging
 
 import nova.conf
@@ -217,6 +218,24 @@ class LaunchTestCase(test.NoDBTestCase):
             [mock.sentinel.one, mock.sentinel.two],
             [call.args[0].slot for call in launch_service.call_args_list])
         supervisor.return_value.start.assert_called_once_with()
+
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch_without_a_database(self, process_launcher):
+        self.lookalike.side_effect = db_exc.DBConnectionError('gone')
+        launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
+        self.assertIn('whether another node is called like',
+                      self.stdlog.logger.output)
+        self.assertEqual(
+            2, process_launcher.return_value.launch_service.call_count)
+
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch_nothing(self, process_launcher):
+        server = mock.Mock(host='n', topic='conductor')
+        exc = self.assertRaises(SystemExit, launcher.launch, server, -1)
+        self.assertEqual(1, exc.code)
+        self.assertIn('[conductor] workers is -1, but it has to be at least 1',
+                      self.stdlog.logger.output)
+        process_launcher.assert_not_called()
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_beside_a_lookalike(self, process_launcher):
