@@ -25,7 +25,6 @@ import os
 import shlex
 
 from lab import LabError
-from lab import process
 from lab.servers import broker as lab_broker
 from lab.servers import cloud
 from lab.servers import database as lab_database

@@ -64,9 +64,9 @@ does not answer, so keep this longer than ``[placement] timeout``."""),
 It is, if all its threads wait for other services:
 for nova-scheduler (up to ``[DEFAULT] rpc_response_timeout``), nova-compute (up
 to ``[DEFAULT] long_rpc_timeout``), the message broker of a cell, Neutron,
-Cinder or Glance. What it was doing is lost then, as when it is killed: a server
-that was being built stays in BUILD, and one that was being migrated keeps its
-task state."""),
+Cinder or Glance. What it was doing is lost then, as when it is killed: a
+server that was being built stays in BUILD, and one that was being migrated
+keeps its task state."""),
 }
 
 

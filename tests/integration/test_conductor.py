@@ -10,9 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What is tested of nova-scheduler's workers, with those of nova-conductor."""
+"""What is tested of nova-scheduler's workers, with those of nova-conductor.
+
+Outages, kolla's settings (test_messaging) and stops have both by themselves.
+"""
 
 from tests.integration import test_blocked
+from tests.integration import test_probe
+from tests.integration import test_records
 from tests.integration import test_replaced
 from tests.integration import test_scheduler
 
@@ -28,5 +33,15 @@ class BlockedTestCase(test_blocked.BlockedTestCase):
 
 
 class ReplacedTestCase(test_replaced.ReplacedTestCase):
+
+    BINARY = 'nova-conductor'
+
+
+class WorkerRecordsTestCase(test_records.WorkerRecordsTestCase):
+
+    BINARY = 'nova-conductor'
+
+
+class StatesTestCase(test_probe.StatesTestCase):
 
     BINARY = 'nova-conductor'

@@ -24,8 +24,7 @@ from lab.servers import broker
 from tests.integration import base
 
 
-@ddt.ddt
-class ProbeTestCase(base.LabTestCase):
+class ProbeBase(base.LabTestCase):
 
     def setUp(self):
         super().setUp()
@@ -37,7 +36,8 @@ class ProbeTestCase(base.LabTestCase):
         """The return code, what is wrong, and how many answered."""
         done = subprocess.run(
             [sys.executable, '-m', 'nova.cmd.worker_probe', '--config-file',
-             os.path.join(made.folder, self.node + '.conf'), *args],
+             os.path.join(made.folder, self.node + '.conf'),
+             '--binary', self.BINARY, *args],
             text=True, capture_output=True, timeout=60)
         return done.returncode, done.stderr, done.stdout
 
@@ -58,13 +58,20 @@ class ProbeTestCase(base.LabTestCase):
         made.wait(lambda: worker.status() == psutil.STATUS_ZOMBIE, 10,
                   'the worker to end')
         self.assertEqual(
-            (6, f'{self.node}-worker-2: down: nova-scheduler runs and this '
+            (6, f'{self.node}-worker-2: down: {self.BINARY} runs and this '
              'worker does not\n', '2 of 3 answered\n'),
             self.probe(made, '--timeout', '2'))
+
+
+@ddt.ddt
+class StatesTestCase(ProbeBase):
 
     @ddt.data(*base.MODES)
     def test_states(self, mode):
         self.check_states(self.cloud(), mode=mode)
+
+
+class ProbeTestCase(ProbeBase):
 
     def test_states_with_the_settings_of_kolla(self):
         # The exchanges of other tests are not durable.

@@ -26,20 +26,18 @@ def workers_of(node, workers):
     return {f'{node}-worker-{n}' for n in range(1, workers + 1)}
 
 
-@ddt.ddt
-class RecordsTestCase(base.LabTestCase):
+class RecordsBase(base.LabTestCase):
 
     def setUp(self):
         super().setUp()
         self.made = self.cloud()
 
-    def run_scheduler(self, workers, node=NODE, stock=False,
-                      mode='threading'):
+    def run_service(self, workers, node=NODE, stock=False, mode='threading'):
         return self.start(self.made, workers=workers, node=node, mode=mode,
                           tree=base.stock_tree() if stock else None)
 
     def present(self):
-        return {record.host for record in self.made.services()}
+        return {record.host for record in self.services(self.made)}
 
     def wait_records(self, *hosts):
         expected = set().union(*hosts)
@@ -51,97 +49,45 @@ class RecordsTestCase(base.LabTestCase):
                 for line in scheduler.log().splitlines()
                 if ' Retired ' in line]
 
+
+@ddt.ddt
+class WorkerRecordsTestCase(RecordsBase):
+
     def test_scale_down_and_up(self):
-        with self.run_scheduler(5):
+        with self.run_service(5):
             self.assertEqual(workers_of(NODE, 5), self.present())
-        with self.run_scheduler(2) as scheduler:
+        with self.run_service(2) as scheduler:
             self.wait_records(workers_of(NODE, 2))
             self.assertEqual(
                 [f'{NODE}-worker-{n}' for n in (3, 4, 5)],
                 sorted(self.retired(scheduler)))
-        with self.run_scheduler(5):
+        with self.run_service(5):
             self.wait_records(workers_of(NODE, 5))
 
     def test_upgrade_and_rollback(self):
         # From stock, with the service stopped.
-        with self.run_scheduler(3, stock=True):
+        with self.run_service(3, stock=True):
             self.assertEqual({NODE}, self.present())
-        with self.run_scheduler(3) as scheduler:
+        with self.run_service(3) as scheduler:
             self.wait_records(workers_of(NODE, 3))
             self.assertEqual([NODE], self.retired(scheduler))
         # Back: nothing of the series keeps stock from starting, and what is
         # left of it goes down.
-        with self.run_scheduler(3, stock=True) as scheduler:
+        with self.run_service(3, stock=True) as scheduler:
             self.assertEqual({NODE} | workers_of(NODE, 3), self.present())
             self.made.wait(lambda: self.up(self.made) == {NODE},
                            base.SERVICE_DOWN_TIME + 5, 'the rest to be down')
             self.assertNotIn('Traceback', scheduler.log())
         # And there again.
-        with self.run_scheduler(3) as scheduler:
+        with self.run_service(3) as scheduler:
             self.wait_records(workers_of(NODE, 3))
             self.assertNotIn('Traceback', scheduler.log())
-
-    def test_rolling_upgrade(self):
-        # One node of two is upgraded; the other one's name looks like one of
-        # its workers.
-        with self.run_scheduler(1, 'k8s-worker-9', stock=True) as stock, \
-                self.run_scheduler(1, NODE + '0', stock=True) as other, \
-                self.run_scheduler(2, 'k8s') as upgraded, \
-                self.run_scheduler(2, NODE) as another:
-            everybody = ({'k8s-worker-9', NODE + '0'} |
-                         workers_of('k8s', 2) | workers_of(NODE, 2))
-            for _look in range(2 * base.SERVICE_DOWN_TIME):
-                self.assertEqual(everybody, self.up(self.made))
-                time.sleep(1)
-            for scheduler in (stock, other, upgraded, another):
-                self.assertNotIn('Retired', scheduler.log())
-                self.assertNotIn('another process', scheduler.log())
-                self.assertNotIn('Traceback', scheduler.log())
-        # The other one follows.
-        with self.run_scheduler(1, 'k8s-worker-9'):
-            self.wait_records({NODE + '0'}, workers_of('k8s', 2),
-                              workers_of(NODE, 2),
-                              workers_of('k8s-worker-9', 1))
-
-    def test_other_binaries_keep_their_records(self):
-        self.made.database.execute(
-            'main', "INSERT INTO services (created_at, host, `binary`, "
-            "topic, report_count, disabled, deleted, version) VALUES "
-            "(UTC_TIMESTAMP() - INTERVAL 1 DAY, :host, 'nova-conductor', "
-            "'conductor', 1, 0, 0, 1)", host=NODE)
-        with self.run_scheduler(3, stock=True):
-            pass
-        with self.run_scheduler(3):
-            self.wait_records(workers_of(NODE, 3))
-        self.assertEqual(['nova-conductor'], [
-            record.binary for record in self.made.database.services()
-            if record.host == NODE])
-
-    def test_same_host_twice(self):
-        with self.run_scheduler(2) as first:
-            # A restart within service_down_time is none of it.
-            pass
-        with self.run_scheduler(2) as first:
-            time.sleep(base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL)
-            self.assertNotIn('another process', first.log())
-            mark = len(first.log())
-            with self.run_scheduler(2) as second:
-                self.made.wait(
-                    lambda: all(
-                        f'of nova-scheduler on host {NODE}-worker-{n} is kept '
-                        'up by another process' in second.log()[mark:]
-                        for n in (1, 2)),
-                    30, 'a warning for each record')
-                self.assertEqual(2, second.log()[mark:].count(
-                    'kept up by another process'))
-                # It goes on, and so does the first.
-                self.assertTrue(first.running() and second.running())
 
     @ddt.data(*base.MODES)
     def test_deleted_while_the_worker_is_alive(self, mode):
         # Clean-up jobs of deployments do that, by nova's API or in SQL.
-        scheduler = self.run_scheduler(3, mode=mode)
-        deleted = [record for record in self.made.services()
+        scheduler = self.run_service(3, mode=mode)
+        deleted = [record for record in self.services(self.made)
                    if record.host != f'{NODE}-worker-1']
         for statement in (
                 'UPDATE services SET deleted = id, '
@@ -162,8 +108,69 @@ class RecordsTestCase(base.LabTestCase):
             self.assertIn(' WARNING ', found[0])
         self.assertNotIn('Traceback', scheduler.log())
 
+
+@ddt.ddt
+class RecordsTestCase(RecordsBase):
+    """What does not depend on the service, or is between two of them."""
+
+    def test_rolling_upgrade(self):
+        # One node of two is upgraded; the other one's name looks like one of
+        # its workers.
+        with self.run_service(1, 'k8s-worker-9', stock=True) as stock, \
+                self.run_service(1, NODE + '0', stock=True) as other, \
+                self.run_service(2, 'k8s') as upgraded, \
+                self.run_service(2, NODE) as another:
+            everybody = ({'k8s-worker-9', NODE + '0'} |
+                         workers_of('k8s', 2) | workers_of(NODE, 2))
+            for _look in range(2 * base.SERVICE_DOWN_TIME):
+                self.assertEqual(everybody, self.up(self.made))
+                time.sleep(1)
+            for scheduler in (stock, other, upgraded, another):
+                self.assertNotIn('Retired', scheduler.log())
+                self.assertNotIn('another process', scheduler.log())
+                self.assertNotIn('Traceback', scheduler.log())
+        # The other one follows.
+        with self.run_service(1, 'k8s-worker-9'):
+            self.wait_records({NODE + '0'}, workers_of('k8s', 2),
+                              workers_of(NODE, 2),
+                              workers_of('k8s-worker-9', 1))
+
+    def test_other_binaries_keep_their_records(self):
+        self.made.database.execute(
+            'main', "INSERT INTO services (created_at, host, `binary`, "
+            "topic, report_count, disabled, deleted, version) VALUES "
+            "(UTC_TIMESTAMP() - INTERVAL 1 DAY, :host, 'nova-conductor', "
+            "'conductor', 1, 0, 0, 1)", host=NODE)
+        with self.run_service(3, stock=True):
+            pass
+        with self.run_service(3):
+            self.wait_records(workers_of(NODE, 3))
+        self.assertEqual(['nova-conductor'], [
+            record.binary for record in self.made.database.services()
+            if record.host == NODE])
+
+    def test_same_host_twice(self):
+        with self.run_service(2) as first:
+            # A restart within service_down_time is none of it.
+            pass
+        with self.run_service(2) as first:
+            time.sleep(base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL)
+            self.assertNotIn('another process', first.log())
+            mark = len(first.log())
+            with self.run_service(2) as second:
+                self.made.wait(
+                    lambda: all(
+                        f'of nova-scheduler on host {NODE}-worker-{n} is kept '
+                        'up by another process' in second.log()[mark:]
+                        for n in (1, 2)),
+                    30, 'a warning for each record')
+                self.assertEqual(2, second.log()[mark:].count(
+                    'kept up by another process'))
+                # It goes on, and so does the first.
+                self.assertTrue(first.running() and second.running())
+
     def test_clean_up_jobs_of_deployments(self):
-        scheduler = self.run_scheduler(3)
+        scheduler = self.run_service(3)
         hosts = scheduler.record_hosts()
 
         def clean_up(chosen):
@@ -222,21 +229,21 @@ class RecordsTestCase(base.LabTestCase):
     def test_node_named_like_a_worker_of_another(self, mode):
         # The node address of the one is the queue of a worker of the other.
         node, alike = 'n1', 'n1-worker-1'
-        with self.run_scheduler(2, node, mode=mode):
+        with self.run_service(2, node, mode=mode):
             self.refused(alike, node, mode)
             self.assertEqual(workers_of(node, 2), self.up(self.made))
         # Where only the records are left, it is no other node.
         self.made.wait(lambda: not self.up(self.made),
                        base.SERVICE_DOWN_TIME + 5, 'all to be down')
-        with self.run_scheduler(2, alike, mode=mode):
+        with self.run_service(2, alike, mode=mode):
             self.refused(node, alike, mode)
             self.assertLessEqual(workers_of(alike, 2), self.up(self.made))
 
     def test_node_named_like_a_worker(self):
         # Kubernetes' nodes are, and there is a record of that name: its own.
         node = 'k8s-worker-1'
-        with self.run_scheduler(2, node, stock=True):
+        with self.run_service(2, node, stock=True):
             self.assertEqual({node}, self.present())
-        with self.run_scheduler(2, node) as scheduler:
+        with self.run_service(2, node) as scheduler:
             self.wait_records(workers_of(node, 2))
             self.assertEqual([node], self.retired(scheduler))
