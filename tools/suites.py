@@ -34,6 +34,9 @@ def load_tests(loader, tests, pattern):
     return loader.loadTestsFromNames(NAMES)
 '''
 
+# What fails in the threading mode on a nova that is new to it: its own list.
+EXCLUDES = 'threading_unit_test_excludes.txt'
+
 # More than that are no accident of a machine that was busy.
 MOST_AGAIN = 3
 
@@ -173,6 +176,12 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
                'OS_STDOUT_CAPTURE': '1',
                'OS_STDERR_CAPTURE': '1'}
     environ.setdefault('OS_TEST_TIMEOUT', '160')
+    if mode == 'threading' and (tree / EXCLUDES).is_file():
+        # stestr takes no lines that are empty or a comment alone.
+        (folder / 'excludes').write_text(''.join(
+            line for line in (tree / EXCLUDES).open()
+            if line.strip() and not line.startswith('#')))
+        args = (*args, '--exclude-list', folder / 'excludes')
     if mode:
         environ['OS_NOVA_DISABLE_EVENTLET_PATCHING'] = MODES[mode]
     stestr = [python, '-m', 'stestr', '--repo-url', folder,

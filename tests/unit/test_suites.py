@@ -171,6 +171,12 @@ class TestRun(TreeTest):
         self.assertIn('unstable, as they passed then: '
                       'here.test_b.TestIt.test_unstable', text)
 
+    def test_what_nova_excludes(self):
+        self.add('here/__init__.py')
+        self.add('here/test_a.py', text=TESTS % 2)
+        self.add(suites.EXCLUDES, text='# Why.\n\nhere.test_a.*test_bad\n')
+        self.assertEqual(0, self.run_tests()[0].failed)
+
     def test_module_that_cannot_be_imported(self):
         self.add('here/__init__.py')
         self.add('here/test_a.py', text=TESTS % 1)
