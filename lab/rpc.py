@@ -225,7 +225,7 @@ class Callers:
     """
 
     def __init__(self, client, n=8, timeout=5, server=None, limit=600,
-                 call=None):
+                 call=None, pause=0):
         """Set them up; they start with ``start`` or a ``with``.
 
         :param client: a ``Client``
@@ -234,10 +234,12 @@ class Callers:
         :param server: as for ``Client.ping``
         :param limit: seconds after which they end in any case
         :param call: what to call with the timeout, in place of a ping
+        :param pause: seconds that each waits before a call
         """
         self.timeout = timeout
         self.call = call or functools.partial(client.ping, server)
         self.limit = limit
+        self.pause = pause
         self.began = None
         self._calls = []
         self._stop = threading.Event()
@@ -246,7 +248,8 @@ class Callers:
                          for _ in range(n)]
 
     def _run(self):
-        while not self._stop.is_set() and self.elapsed() < self.limit:
+        while (not self._stop.wait(self.pause) and
+               self.elapsed() < self.limit):
             began = self.elapsed()
             try:
                 self.call(self.timeout)

@@ -21,6 +21,7 @@ import collections
 from concurrent import futures
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import threading
@@ -256,12 +257,9 @@ class Stage(contextlib.ExitStack):
                         'the records to be up')
         client = self.enter_context(self.cloud.client())
 
-        def call(timeout):
-            time.sleep(self.fault.pause)
-            self.fault.call(client, timeout)
-
         self.callers = self.enter_context(rpc.Callers(
-            client, CALLERS, TIMEOUT, call=call))
+            client, CALLERS, TIMEOUT, pause=self.fault.pause,
+            call=functools.partial(self.fault.call, client)))
         # The first calls make connections and thread pools.
         self.callers.wait_answered(2 * CALLERS, READY, self.cloud.log)
         self.callers.rate(WARM_UP)

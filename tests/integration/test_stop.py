@@ -17,7 +17,7 @@ stock.
 """
 
 import concurrent.futures
-import time
+import functools
 
 import ddt
 
@@ -47,12 +47,8 @@ class StopBase(base.LabTestCase):
 
     def callers(self, made, timeout=TIMEOUT, call=rpc.Client.work):
         client = self.enterContext(made.client(self.topic))
-
-        def paced(timeout):
-            time.sleep(PAUSE)
-            call(client, timeout)
-
-        return rpc.Callers(client, CALLERS, timeout, call=paced)
+        return rpc.Callers(client, CALLERS, timeout, pause=PAUSE,
+                           call=functools.partial(call, client))
 
     def check_events(self, mode, conf=None, private_broker=None):
         made = self.cloud(conf, private_broker)
