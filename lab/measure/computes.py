@@ -49,8 +49,7 @@ def variants(args, stack):
 
 
 def measure(made, args, fault, hosts, tree, conf):
-    with made.conductor(mode=args.mode, tree=tree, conf=conf) as conductor:
-        conductor.wait_ready(180)
+    with pairs.serving(made, args, tree, conf, 'conductor') as conductor:
         # Until those have gone on that were called while there was none.
         made.wait(lambda: hosts <= up(made), 300, 'all computes to be up')
         if fault == 'stopped':
@@ -66,8 +65,8 @@ def measure(made, args, fault, hosts, tree, conf):
             looks += 1
             bad += bool(found)
             time.sleep(INTERVAL)
+        # In an orderly way it would wait for what is blocked.
         conductor.kill()
-    made.broker.delete(conductor.queue_names())
     return {'computes that were down': len(down), 'most at a time': most,
             f'of {LOOK} s, with one down': round(LOOK * bad / looks)}
 

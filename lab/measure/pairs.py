@@ -139,10 +139,13 @@ def start_cloud(args, stack, conf=None, own_database=False):
 
 
 @contextlib.contextmanager
-def serving(made, args, tree, conf, **options):
-    """A service that serves; its queues do not outlive it."""
-    with getattr(made, args.service)(mode=args.mode, tree=tree, conf=conf,
-                                     **options) as service:
+def serving(made, args, tree, conf, topic=None, **options):
+    """A service that serves; its queues do not outlive it.
+
+    :param topic: of another service than the one that is asked for
+    """
+    with getattr(made, topic or args.service)(
+            mode=args.mode, tree=tree, conf=conf, **options) as service:
         yield service.wait_ready(180)
     made.broker.delete(service.queue_names())
 

@@ -92,6 +92,6 @@ def pictures(results, found, measured):
                 (points[0][0], Spread(rate for _, rate in points))
                 for points in zip(*rounds)]
     results.panels(
-        'stuck', 'Calls answered with one of three workers '
-        'stuck', 'seconds', panels,
+        'stuck', 'Calls answered with one of three workers stuck', 'seconds',
+        panels,
         marks=[(pairs.RATE, 'stuck')])

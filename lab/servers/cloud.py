@@ -534,7 +534,6 @@ class Cloud:
         :param service: a ``Service``
         :param number: of the worker
         :param threads: how many it has
-        :returns: the worker
         """
         worker = service.workers()[number]
         self.faults.block(worker)
@@ -556,7 +555,6 @@ class Cloud:
             # Where they share it, the others take their part, and answer.
             self.wait(busy if service.hosts else send, 60,
                       'all threads of a worker to be busy')
-        return worker
 
     def manage(self, *arguments, node='scheduler-node-1', tree=None,
                check=True, timeout=120):
