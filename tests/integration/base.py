@@ -199,6 +199,11 @@ class LabTestCase(testtools.TestCase):
         self.wait_up(made, service)
         return service
 
+    def start_all(self, made, workers, mode):
+        """Start all services that have workers, each on a node of its own."""
+        return [self.start(made, topic, node=f'{topic}-node-1',
+                           workers=workers, mode=mode) for topic in WORK]
+
     def wait_up(self, made, service, timeout=30):
         made.wait(lambda: service.record_hosts() <= self.up(
             made, binary=service.binary), timeout,

@@ -53,9 +53,7 @@ class OutageTestCase(base.LabTestCase):
 
     def begin(self, mode, conf=None, **private):
         self.made = self.cloud(dict(CONF, **(conf or {})), **private)
-        self.running = [
-            self.start(self.made, topic, node=f'{topic}-node-1', workers=3,
-                       mode=mode) for topic in ('scheduler', 'conductor')]
+        self.running = self.start_all(self.made, 3, mode)
         self.clients = {
             service: self.enterContext(self.made.client(service.topic()))
             for service in self.running}
@@ -94,13 +92,9 @@ class OutageTestCase(base.LabTestCase):
 
     def load(self, stack, call):
         """Callers that want answers, but no more than can be given."""
-        def paced(client, timeout):
-            time.sleep(0.2)
-            call(client, timeout)
-
         return [stack.enter_context(rpc.Callers(
-            client, 8, timeout=base.CALL_TIMEOUT,
-            call=functools.partial(paced, client)))
+            client, 8, timeout=base.CALL_TIMEOUT, pause=0.2,
+            call=functools.partial(call, client)))
             for client in self.clients.values()]
 
     def check_outage(self, what, begin, end, back, call=None,
@@ -206,7 +200,7 @@ class BrokerOutageTestCase(OutageTestCase):
     def test_lets_nobody_in_while_it_boots(self, mode):
         # A worker that was blocked then is not deaf after it.
         self.begin(mode, {topic: {'worker_timeout': 0}
-                          for topic in ('scheduler', 'conductor')})
+                          for topic in base.WORK})
         hosts = {service: service.worker_host(2) for service in self.running}
         workers = [service.workers()[2] for service in self.running]
         ctl = base.rabbitmq().ctl
