@@ -216,7 +216,7 @@ def _rounds(context, session, discoveries, workers):
         del managers[SAMPLE:]
         yield 'election', election()
     else:
-        from nova.workers import leader
+        from nova.scheduler import leader
         from nova.workers import record as workers_record
 
         for one in managers:

@@ -17,8 +17,8 @@ from oslo_utils import timeutils
 
 from nova import context
 from nova import objects
+from nova.scheduler import leader
 from nova import test
-from nova.workers import leader
 
 
 class LeaderTestCase(test.NoDBTestCase):
