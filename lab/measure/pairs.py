@@ -23,6 +23,7 @@ import functools
 from lab.faults import proxy
 from lab import LabError
 from lab import process
+from lab.results import shown
 from lab.results import Spread
 from lab import rpc
 from lab.servers import broker
@@ -46,14 +47,20 @@ Variant = collections.namedtuple('Variant', 'name measure base label x',
 def run(variants, rounds, progress):
     """Measure all variants.
 
-    :param progress: called with a text that says what is measured next
+    :param progress: called with a text that says what is measured next, and
+        with what was measured
     :returns: dict: name of the variant -> a list with a dict for each round
     """
     measured = {variant.name: [] for variant in variants}
     for number in range(rounds):
         for variant in variants[::-1 if number % 2 else 1]:
             progress(f'round {number + 1} of {rounds}: {variant.name}')
-            measured[variant.name].append(variant.measure())
+            row = variant.measure()
+            # Hours may have gone into it when a later one fails.
+            progress('  ' + ', '.join(
+                f'{column}: {shown(value)}' for column, value in row.items()
+                if not isinstance(value, list)))
+            measured[variant.name].append(row)
     return measured
 
 

@@ -45,7 +45,9 @@ class TestPairs(testtools.TestCase):
         measured = pairs.run(list(self.variants(calls)), 3, said.append)
         self.assertEqual(['stock', 'series', 'series', 'stock', 'stock',
                           'series'], calls)
-        self.assertEqual(6, len(said))
+        self.assertEqual(['round 1 of 3: stock', '  calls/s: 100, lost: 0'],
+                         said[:2])
+        self.assertEqual(12, len(said))
         self.assertEqual([100, 400, 500], [
             row['calls/s'] for row in measured['stock']])
 
