@@ -32,6 +32,10 @@ from common import locked
 from common import say
 from common import scratch
 
+# The commits of a checkout among which its owner may have changes of the
+# series.
+RECENT = 1000
+
 
 def apply(release, tree, checkout, branch=None):
     """Make a branch on a checkout's HEAD, with a commit for each change.
@@ -46,7 +50,8 @@ def apply(release, tree, checkout, branch=None):
         no such repository or already such a branch; nothing is changed then
     """
     clock = Clock()
-    branch = branch or f'workers-{release.name}'
+    if branch is None:
+        branch = f'workers-{release.name}'
     head = _theirs(checkout, 'rev-parse', '--verify', 'HEAD^{commit}')
     _theirs(checkout, 'check-ref-format', '--branch', branch)
     if _theirs(checkout, 'for-each-ref', f'refs/heads/{branch}'):
@@ -58,7 +63,15 @@ def apply(release, tree, checkout, branch=None):
         git(folder, 'fetch', '--quiet', str(tree), 'HEAD')
         commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
         series = changes.changes(release)
+        there = git(folder, 'log', f'--max-count={RECENT}',
+                    '--format=%(trailers:key=Change-Id,valueonly)').split()
         for change, commit in zip(series, commits):
+            if any(line.startswith('Change-Id: ')
+                   and line.split()[1] in there
+                   for line in change.message.splitlines()):
+                # What a later change made of it would be a conflict.
+                say(f'{change.name} is there already')
+                continue
             _pick(folder, checkout, change, commit, identity)
         made = git(folder, 'rev-list', f'{head}..HEAD').split()
         if not made:

@@ -139,13 +139,25 @@ class TestApply(repository.RepositoryTest):
         self.assertIn('has all of the changes already',
                       self.refused('--branch', 'none'))
 
+    def test_there_already_and_changed_since(self):
+        # Where a later change of the series is next to it.
+        self.change('03-beside', patch=repository.edit(
+            'nova/service.py', 3, 'beside'))
+        self.change('04-there', patch=repository.edit(
+            'nova/service.py', 3, 'there'))
+        self.applied()
+        self.git('checkout', '-q', BRANCH, tree=self.checkout)
+        self.assertIn('has all of the changes already',
+                      self.refused('--branch', 'none'))
+
     def test_branch_is_there(self):
         self.applied()
         self.assertIn(f'has a branch {BRANCH} already', self.refused())
 
     def test_bad_branch(self):
-        self.assertIn("'a..b' is not a valid branch name",
-                      self.refused('--branch', 'a..b'))
+        for name in ('a..b', ''):
+            self.assertIn(f"'{name}' is not a valid branch name",
+                          self.refused('--branch', name))
 
     def test_nobody(self):
         self.assertIn('git does not know who you are', self.refused(
