@@ -365,8 +365,13 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
         patches_path of kolla-build: for what is installed, without
         documentation and tests, in the folder of the image that has it
     :param prefix: with ``kolla``, the folder of the Python packages, from /
-    :raises: Error if there is anything in it, or in the image's folder
+    :raises: Error if there is anything in it, or in the image's folder, or
+        if it cannot be written to
     """
+    if not all(re.fullmatch(r'[\w.+-]+', part) and part != '..'
+               for part in prefix.strip('/').split('/')):
+        raise Error('--prefix is a folder from / without white space or "..", '
+                    f'and not {prefix!r}')
     if layout == 'kolla':
         folder /= ('nova-base' if release.base == changes.NOVA
                    else 'openstack-base')
@@ -390,11 +395,19 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
             '--no-renames', f'{commit}^..{commit}', *more)
         if text:
             patches[name] = text
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in patches.items():
-        (folder / name).write_bytes(encode(text))
-    (folder / 'series').write_text(''.join(f'{name}\n' for name in patches))
-    say(f'wrote {len(patches)} patches and a quilt series to {folder}')
+    patches['series'] = ''.join(f'{name}\n' for name in patches)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in patches.items():
+            (folder / name).write_bytes(encode(text))
+    except BaseException as error:
+        # All of it or nothing: half of a series applies as well.
+        for name in patches:
+            (folder / name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise Error(f'cannot write to {folder}: {error.strerror}')
+        raise
+    say(f'wrote {len(patches) - 1} patches and a quilt series to {folder}')
 
 
 def wheels():
@@ -476,15 +489,14 @@ def main(argv=None):
                                  help='workers-RELEASE by default')
         command.add_argument('release', metavar='RELEASE',
                              nargs='?' if name == 'wheel' else None)
-        command.add_argument('--base', default=changes.NOVA,
-                             help='nova by default')
+        command.add_argument('--base', help='nova by default')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
             command.add_argument('--layout', choices=('git', 'kolla'),
                                  default='git', help='git by default')
-            command.add_argument('--prefix', default=KOLLA_PREFIX,
+            command.add_argument('--prefix',
                                  help='with kolla, where Python packages '
-                                      'are; %(default)s by default')
+                                      f'are; {KOLLA_PREFIX} by default')
         if name == 'wheel':
             command.add_argument('--all', action='store_true',
                                  help='of all releases and bases')
@@ -492,8 +504,16 @@ def main(argv=None):
             command.add_argument('--from', dest='start', metavar='NN',
                                  default='', help='begin with this change')
     args = parser.parse_args(argv)
-    if args.command == 'wheel' and args.all == bool(args.release):
-        parser.error('wheel takes either RELEASE or --all')
+    if args.command == 'wheel' and args.all == (
+            args.release is not None or args.base is not None):
+        parser.error('wheel takes either RELEASE, with --base or not, or '
+                     '--all')
+    if args.command == 'export' and args.prefix is None:
+        args.prefix = KOLLA_PREFIX
+    elif args.command == 'export' and args.layout != 'kolla':
+        parser.error('--prefix goes with --layout kolla')
+    if args.base is None:
+        args.base = changes.NOVA
     if args.release is None:
         return wheels()
     release = changes.release(args.release, args.base)

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 import shutil
 import subprocess
+import sys
 import zipfile
 
 from tests.unit import repository
@@ -474,6 +475,30 @@ class TestExport(repository.RepositoryTest):
         self.assertIn('not an empty folder',
                       self.refuse('export', '1.0', str(self.root / 'out')))
         self.assertEqual(['x'], os.listdir(self.root / 'out'))
+
+    def test_all_or_nothing(self):
+        # Where the files may not be as large as one of them is.
+        self.change('03-large', adds={'nova/large.py': 'x = 1\n' * 20000})
+        self.succeed('build', '1.0')
+        out = self.root / 'out'
+        done = subprocess.run(
+            ['sh', '-c', f'ulimit -f 64; exec "{sys.executable}" '
+             f'"{self.root}/tools/series.py" export 1.0 "{out}"'],
+            capture_output=True, text=True, cwd=self.root)
+        self.assertEqual(1, done.returncode, done.stdout)
+        self.assertIn(f'cannot write to {out}: File too large', done.stderr)
+        self.assertEqual([], os.listdir(out))
+        self.export()
+
+    def test_bad_prefix(self):
+        for prefix in ('', '/', '/a b', '/a/../b'):
+            self.assertIn(f'and not {prefix!r}', self.refuse(
+                'export', '1.0', str(self.root / 'out'), '--layout', 'kolla',
+                '--prefix', prefix))
+        code, _, err = self.run_tool('export', '1.0', str(self.root / 'out'),
+                                     '--prefix', '/a')
+        self.assertEqual(2, code)
+        self.assertIn('--prefix goes with --layout kolla', err)
 
     def test_tree_has_edits(self):
         self.succeed('build', '1.0')
