@@ -18,6 +18,7 @@ edits made in build/RELEASE count at once.
 
 import base64
 import hashlib
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -46,9 +47,9 @@ def ensure(name, version=None):
     :raises: Error if something is missing or pip fails
     """
     release = changes.release(name)
-    if version and version not in release.pythons:
+    if version is not None and version not in release.pythons:
         raise Error(f'{name} runs on Python {_either(release)}, and not on '
-                    f'{version}')
+                    f'{version!r}')
     env = BUILD / 'env' / (f'{name}-py{version}' if version else name)
     python = env / 'bin' / 'python'
     with locked():
@@ -104,13 +105,20 @@ def _interpreter(release, version=None):
     versions = [version] if version else sorted(
         release.pythons, key=lambda version: version != running)
     for version in versions:
-        for name in (sys.executable, f'python{version}', 'python3'):
-            path = shutil.which(name)
-            if path and _version(path) == version:
+        for path in (sys.executable, *_on_path(f'python{version}'),
+                     *_on_path('python3')):
+            if _version(path) == version:
                 return path
     names = versions[0] if len(versions) == 1 else _either(release)
-    raise Error(f'{release.name} needs Python {names}, which is not '
-                f'installed')
+    raise Error(f'{release.name} needs Python {names}, and none that runs is '
+                f'on PATH')
+
+
+def _on_path(name):
+    """All programs of a name: the first one may be a stand-in that fails."""
+    found = (shutil.which(name, path=folder)
+             for folder in os.get_exec_path())
+    return filter(None, found)
 
 
 def _version(python):

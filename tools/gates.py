@@ -38,6 +38,9 @@ class Gate:
     """Runs programs in a clone of the built tree, and counts failures."""
 
     def __init__(self, release, name, version):
+        if not release.extra_lock('gates').is_file():
+            raise Error(f'{name} is for the newest release: '
+                        f'{shown(release.extra_lock("gates"))} is missing')
         self.tree = series.build(release)
         if series.dirty(self.tree):
             say(f'note: edits of {shown(self.tree)} that are not committed '

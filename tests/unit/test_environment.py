@@ -97,19 +97,26 @@ class TestEnvironment(repository.RepositoryTest):
                    f'case "$2" in import*) echo 3.99;;\n'
                    f'*) exec {sys.executable} "$@";; esac\n')
         fake.chmod(0o755)
-        path = f'import os; os.environ["PATH"] = "{fake.parent}:/usr/bin"'
+        # The first of that name fails, as a shim of pyenv may.
+        self.write('shims/python3.99', '#!/bin/sh\nexit 127\n')
+        shims = self.root / 'shims'
+        (shims / 'python3.99').chmod(0o755)
+        path = ('import os; os.environ["PATH"] = '
+                f'"{shims}:{fake.parent}:/usr/bin"')
         self.ensure(setup=path)
         self.assertTrue(self.python.exists())
 
     def test_no_python(self):
         self.pythons('2.4', '2.5')
         self.succeed('build', '1.0')
-        self.assertIn('1.0 needs Python 2.4 or 2.5, which is not installed',
+        self.assertIn('1.0 needs Python 2.4 or 2.5, and none that runs',
                       self.ensure(code=1))
-        self.assertIn('1.0 needs Python 2.5, which is not installed',
+        self.assertIn('1.0 needs Python 2.5, and none that runs',
                       self.ensure('2.5', code=1))
-        self.assertIn('1.0 runs on Python 2.4 or 2.5, and not on 2.6',
-                      self.ensure('2.6', code=1))
+        for version in ('2.6', ''):
+            self.assertIn(
+                f'1.0 runs on Python 2.4 or 2.5, and not on {version!r}\n',
+                self.ensure(version, code=1))
 
     def test_tools_need_a_newer_python(self):
         self.assertEqual(
