@@ -30,6 +30,9 @@ import traceback
 from lab import LabError
 from lab import results as lab_results
 
+# Ctrl-C, who ends us, and a terminal that is closed.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'commands')
 
 
@@ -85,12 +88,15 @@ def keep_log(text):
 
 
 def interrupt(signum, frame):
+    # Once: what ends the lab's processes and databases is not to be cut off.
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(argv=None):
     # A shell that runs us in the background lets us ignore SIGINT.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in INTERRUPTS:
         signal.signal(signum, interrupt)
     # They say what still comes while a channel is closed, and what a client
     # of the lab thinks of a broker that is away.
@@ -102,6 +108,8 @@ def main(argv=None):
         command = 'lab ' + args.command
         results = lab_results.Results(args.command, args.arguments,
                                       args.output)
+        # What is measured may take hours, and has to find its place then.
+        results.make_folder()
         code = module.main(args, results)
         if results.contents:
             print('\nwritten: ' + ' '.join(results.save()))

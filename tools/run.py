@@ -25,7 +25,6 @@ with, in an environment of its own.
 
 import argparse
 import os
-import subprocess
 import sys
 
 import changes
@@ -189,7 +188,10 @@ def run_all(release, tree, python):
 
 
 def run_lab(release, args, python=None, extra=True):
-    """Run a command of the lab and return its exit code.
+    """Become a command of the lab, once all that it needs is there.
+
+    A program that waited for it would be one more to be interrupted, and the
+    lab needs its time to end what it has started.
 
     :param args: the command and its options; --release and --python among
         them count as if they stood before it
@@ -208,10 +210,10 @@ def run_lab(release, args, python=None, extra=True):
         build_others(release)
         found = lab_extra(release, python)
         path += [str(found)] if found else []
-    return subprocess.run(
-        [python, '-m', 'lab', *args], cwd=ROOT, env={
-            **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))
-        }).returncode
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    os.execve(python, [str(python), '-m', 'lab', *args], {
+        **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))})
 
 
 # Of more than one suite, or of another base; the last two take no filter.

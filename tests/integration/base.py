@@ -116,19 +116,19 @@ def shared_database(server=None, transport_url=None):
     return _databases[key]
 
 
-def _tree():
+def tree():
     """The built tree of nova."""
     return os.path.dirname(os.path.dirname(
         importlib.util.find_spec('nova').origin))
 
 
-def companion(tree=None):
+def companion(nova=None):
     """The built tree of the companion.
 
-    :param tree: the built tree of nova that it is for; that of all tests if
+    :param nova: the built tree of nova that it is for; that of all tests if
         None
     """
-    return (tree or _tree()) + '-oslo.messaging'
+    return (nova or tree()) + '-oslo.messaging'
 
 
 def release(name):
@@ -136,18 +136,18 @@ def release(name):
 
     :returns: two folders; or None if they have not been made
     """
-    build = os.path.dirname(_tree())
+    build = os.path.dirname(tree())
     found = tuple(os.path.join(build, *parts)
                   for parts in ((name,), ('env', name, 'bin')))
     return found if all(map(os.path.isdir, found)) else None
 
 
-def stock_tree(tree=None):
+def stock_tree(nova=None):
     """A folder with nova as it is without the series, to run beside it.
 
-    :param tree: a built tree of nova; that of all tests if None
+    :param nova: a built tree of nova; that of all tests if None
     """
-    return cloud.stock_tree(tree or _tree())
+    return cloud.stock_tree(nova or tree())
 
 
 class LabTestCase(testtools.TestCase):

@@ -1,0 +1,70 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Whoever ends a command of the lab, nothing of it is left."""
+
+import os
+from pathlib import Path
+import signal
+import sys
+
+import ddt
+import fixtures
+import psutil
+
+from lab import process
+from tests.integration import base
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@ddt.ddt
+class InterruptTestCase(base.LabTestCase):
+
+    @staticmethod
+    def is_running(child):
+        try:
+            # Whom nobody has waited for yet does nothing any more.
+            return child.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    @ddt.data(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    def test_nothing_is_left(self, signum):
+        folder = self.useFixture(fixtures.TempDir()).path
+        lab = process.Child(
+            # As it is documented, and not the lab alone.
+            [sys.executable, ROOT / 'tools/run.py', '--release',
+             os.path.basename(base.tree()), 'lab', 'demo', '--output', folder], folder + '/log',
+            {'LAB_AMQP_URL': base.rabbitmq().url, 'TMPDIR': folder})
+        self.addCleanup(lab.kill)
+
+        def started():
+            self.assertTrue(lab.running(), lab.log())
+            # Placement, and the parent and the workers of nova-scheduler.
+            return len(lab.tree()) > 4
+
+        process.wait(started, 120, 'a nova-scheduler', lab.log)
+        children = lab.tree()[1:]
+        # Twice: nobody who sees nothing happen waits for long.
+        os.kill(lab.pid, signum)
+        os.kill(lab.pid, signum)
+        process.wait(lambda: not lab.running(), 60, 'it to end', lab.log)
+        self.assertEqual(130, lab.returncode)
+        self.assertEqual('lab demo: interrupted; what it started is ended',
+                         lab.log().splitlines()[-1])
+        self.assertEqual([], [child for child in children
+                              if self.is_running(child)])
+        self.assertEqual([], [
+            name for name, in base.mariadb().query('SHOW DATABASES')
+            if name.startswith('lab_%d_' % lab.pid)])
+        self.assertEqual(['log'], os.listdir(folder))
