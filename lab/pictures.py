@@ -20,6 +20,9 @@ data make the same file, byte for byte.
 import itertools
 import math
 
+from lab import LabError
+from lab.spread import shown
+
 # Okabe and Ito's colours, those first that are dark enough on paper; and what
 # tells them apart without the colour: dashes, marker, hatching.
 STYLES = (
@@ -38,6 +41,8 @@ DPI = 150
 # From so many groups of bars on, they lie, so that what they are can be read;
 # and the inches of each then.
 LYING, LINE = 8, 0.42
+# The letters of a label of which only two stand side by side.
+LONG = 30
 
 RC = {
     'font.family': 'DejaVu Sans', 'font.size': FONT,
@@ -71,13 +76,19 @@ def write(data, stem):
         made.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
         axes = made.subplots(1, len(panels), squeeze=False)[0]
         draw = _lines if data['kind'] == 'lines' else _bars
+        # A label looks the same in all panels.
+        styles = _styles(dict.fromkeys(itertools.chain(*panels.values())))
         for one, (y, series) in zip(axes, panels.items()):
             one.set_ylabel(y)
-            draw(one, data, series)
+            draw(one, data, series, styles)
         made.suptitle(data['picture'], fontsize=FONT + 1)
-        handles, labels = axes[0].get_legend_handles_labels()
-        made.legend(handles, labels, loc='outside lower center',
-                    ncols=min(len(labels), 3))
+        handles = {}
+        for one in axes:
+            for handle, label in zip(*one.get_legend_handles_labels()):
+                handles.setdefault(label, handle)
+        made.legend(handles.values(), handles, loc='outside lower center',
+                    ncols=min(len(handles), 3 if max(map(len, handles))
+                              < LONG else 2))
         paths = [f'{stem}.svg', f'{stem}.png']
         made.savefig(paths[0], metadata={'Date': None})
         made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
@@ -92,20 +103,29 @@ def _ends(value):
     return [end if math.isfinite(end) else math.nan for end in ends]
 
 
-def _styles(series):
-    """Each label with its values and style, which the first two always have.
+def _styles(labels):
+    """A dict: label -> style, which stock and series always have.
 
-    :param series: dict: label -> values
+    :raises LabError: when there are more of them than can be told apart
     """
-    known = dict(zip(('stock', 'series'), STYLES))
-    others = itertools.cycle(STYLES[2:])
-    for label, values in series.items():
-        yield label, values, known.get(label) or next(others)
+    styles = {label: style for label, style in zip(
+        ('stock', 'series'), STYLES) if label in labels}
+    others = [label for label in labels if label not in styles]
+    left = STYLES[2:] if styles else STYLES
+    if len(others) > len(left):
+        raise LabError('a picture has %d styles, and is to show %s' % (
+            len(STYLES), ', '.join(labels)))
+    return styles | dict(zip(others, left))
 
 
-def _lines(axes, data, series):
-    for number, (label, points, (colour, dashes, marker, _)) in enumerate(
-            _styles(series)):
+def _label(value):
+    value = getattr(value, 'median', value)
+    return 'not measured' if math.isnan(value) else shown(value)
+
+
+def _lines(axes, data, series, styles):
+    for number, (label, points) in enumerate(series.items()):
+        colour, dashes, marker, _ = styles[label]
         xs = [x for x, _ in points]
         middle, least, most = zip(*(_ends(y) for _, y in points))
         axes.plot(xs, middle, color=colour, linestyle=dashes, marker=marker,
@@ -128,12 +148,12 @@ def _lines(axes, data, series):
                       fontsize=FONT - 1)
 
 
-def _bars(axes, data, series):
+def _bars(axes, data, series, styles):
     lying = len(data['groups']) >= LYING
     width = 0.8 / len(series)
     places = range(len(data['groups']))
-    for number, (label, values, (colour, _, _, hatch)) in enumerate(
-            _styles(series)):
+    for number, (label, values) in enumerate(series.items()):
+        colour, _, _, hatch = styles[label]
         middle, least, most = zip(*map(_ends, values))
         bars = (axes.barh if lying else axes.bar)(
             [place + (number - (len(series) - 1) / 2) * width
@@ -144,7 +164,12 @@ def _bars(axes, data, series):
                 [a - b or math.nan for a, b in zip(*ends)]
                 for ends in ((middle, least), (most, middle))]},
             ecolor='black', capsize=3)
-        axes.bar_label(bars, fmt='{:.3g}', padding=2, fontsize=FONT - 2)
+        # What is infinite, or was not measured, has no bar, but says so.
+        for bar, value in zip(bars, values):
+            if not math.isfinite(getattr(value, 'median', value)):
+                (bar.set_width if lying else bar.set_height)(0)
+        axes.bar_label(bars, [_label(value) for value in values], padding=2,
+                       fontsize=FONT - 2)
     if lying:
         axes.set_yticks(list(places), data['groups'])
         axes.invert_yaxis()

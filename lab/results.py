@@ -24,56 +24,21 @@ import math
 import os
 import platform
 import re
-import statistics
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
 
 import prettytable
 import psutil
 
+from lab import LabError
 from lab import pictures
 from lab.servers import broker
 from lab.servers import database
-
-
-class Spread:
-    """Some measurements of one thing, shown as their median and range."""
-
-    def __init__(self, values):
-        """Keep them.
-
-        :param values: numbers, at least one
-        """
-        self.values = list(values)
-        self.median = statistics.median(self.values)
-        self.least = min(self.values)
-        self.most = max(self.values)
-
-    @classmethod
-    def ratios(cls, values, base):
-        """The ratios of measurements that were made in pairs.
-
-        Of two zeros it is 1, as they are the same, and of a number to zero
-        it is infinite.
-        """
-        return cls(value / below if below else math.inf if value else 1.0
-                   for value, below in zip(values, base, strict=True))
-
-    def __str__(self):
-        if len(self.values) == 1:
-            return shown(self.median)
-        return '%s (%s to %s)' % tuple(map(shown, (
-            self.median, self.least, self.most)))
-
-
-def shown(value):
-    """A cell of a table as text; three digits of a number that is no int."""
-    if not isinstance(value, float):
-        return f'{value:,}' if isinstance(value, int) else str(value)
-    if not math.isfinite(value):
-        return 'infinite' if value > 0 else str(value)
-    return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+from lab.spread import shown
+from lab.spread import Spread
 
 
 def _table(columns, rows, style=prettytable.TableStyle.DEFAULT):
@@ -142,7 +107,7 @@ class Results:
 
         :param command: its name, which those of the files begin with
         :param arguments: of the command line
-        :param folder: for the files; made when they are
+        :param folder: for the files
         """
         self.command = command
         self.folder = folder
@@ -150,8 +115,8 @@ class Results:
         self.about = {
             'date': datetime.datetime.now(datetime.timezone.utc).strftime(
                 '%Y-%m-%d %H:%M UTC'),
-            'command': ' '.join(['python3 tools/run.py lab', command,
-                                 *arguments]),
+            'command': shlex.join(['python3', 'tools/run.py', 'lab', command,
+                                   *arguments]),
             'machine': machine(),
             'versions': versions(),
         }
@@ -213,18 +178,34 @@ class Results:
         self.contents.append({'picture': title, 'kind': kind,
                               'name': f'{self.command}-{name}'} | data)
 
+    def make_folder(self):
+        """Make the folder for the files.
+
+        :raises LabError: when nothing can be written there
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise LabError('--output is a folder that can be written to, and '
+                           '%s: %s' % (self.folder or 'it is empty',
+                                       error.strerror))
+
     def save(self):
-        """Write all there is up to now.
+        """Write all there is up to now, in place of what was there.
 
         :returns: the paths of the files
         """
-        os.makedirs(self.folder, exist_ok=True)
+        self.make_folder()
         paths = []
         for name, text in ((self.command + '.json', self.json()),
                            (self.command + '.md', self.markdown())):
             paths.append(os.path.join(self.folder, name))
-            with open(paths[-1], 'w') as stream:
+            # What was there stays until there is all of what takes its place.
+            with open(paths[-1] + '.new', 'w') as stream:
                 stream.write(text)
+            os.replace(stream.name, paths[-1])
         for found in self.contents:
             if 'picture' in found:
                 paths += pictures.write(

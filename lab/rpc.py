@@ -320,6 +320,10 @@ class Callers:
         end = time.monotonic() + self.timeout + 5
         for thread in self._threads:
             thread.join(max(0, end - time.monotonic()))
+            if thread.is_alive():
+                # Whatever becomes of it, it had no answer in time.
+                now = self.elapsed()
+                self._calls.append((now - self.timeout - 5, now, 'lost'))
 
     def __enter__(self):
         return self.start()

@@ -23,12 +23,12 @@ import functools
 from lab.faults import proxy
 from lab import LabError
 from lab import process
-from lab.results import shown
-from lab.results import Spread
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import database
+from lab.spread import shown
+from lab.spread import Spread
 
 CALLERS = 8
 # Seconds a caller waits for its answer, where some are to be lost.
@@ -128,6 +128,8 @@ def start_cloud(args, stack, conf=None, own_database=False):
     """
     if not broker.PrivateBroker.available():
         raise LabError('no RabbitMQ is installed')
+    if not own_database and not database.MariaDB().answers():
+        raise LabError('no MariaDB answers at 127.0.0.1:3306')
     private = found = stack.enter_context(broker.PrivateBroker())
     if getattr(args, 'delay', 0):
         found = stack.enter_context(

@@ -17,7 +17,7 @@ import functools
 import time
 
 from lab.measure import pairs
-from lab.results import Spread
+from lab.spread import Spread
 
 TITLE = 'Start until all consume, and memory of all processes'
 

@@ -18,7 +18,7 @@ Callers call at full speed; the worker is stuck 10 seconds after the start.
 import functools
 
 from lab.measure import pairs
-from lab.results import Spread
+from lab.spread import Spread
 
 TITLE = 'One of three workers stuck, eight callers who wait 5 s'
 
@@ -71,8 +71,8 @@ def measure(made, args, fault, conf, tree, more):
     rate = callers.counts(at + GIVEN_UP, until).answered / (
         args.seconds - GIVEN_UP)
     # Those made in time are lost that much later.
-    lost, lost_later = (callers.counts(
-        at, until + pairs.TIMEOUT, began=since).lost for since in (0, at))
+    lost, lost_later = (sum(callers.counts(
+        at, until + pairs.TIMEOUT, began=since)[1:]) for since in (0, at))
     return {'healthy, calls/s': healthy, 'stuck, calls/s': rate,
             'goodput of healthy': rate / healthy,
             'lost': lost, 'of these, made after': lost_later,

@@ -25,6 +25,7 @@ import testtools
 from lab import __main__ as lab_main
 from lab import LabError
 from lab import results
+from lab import spread
 
 
 class TestSpread(testtools.TestCase):
@@ -36,19 +37,19 @@ class TestSpread(testtools.TestCase):
                              ('7', [7]),
                              ('infinite (2.5 to infinite)',
                               [2.5, math.inf, math.inf])):
-            self.assertEqual(text, str(results.Spread(values)))
+            self.assertEqual(text, str(spread.Spread(values)))
 
     def test_ratios(self):
-        spread = results.Spread.ratios([1, 4, 9], [2, 4, 6])
+        found = spread.Spread.ratios([1, 4, 9], [2, 4, 6])
         self.assertEqual((1, .5, 1.5),
-                         (spread.median, spread.least, spread.most))
+                         (found.median, found.least, found.most))
 
     def test_ratios_to_nothing(self):
         self.assertEqual([math.inf, 1.0, 0.0],
-                         results.Spread.ratios([3, 0, 0], [0, 0, 5]).values)
+                         spread.Spread.ratios([3, 0, 0], [0, 0, 5]).values)
 
     def test_ratios_need_pairs(self):
-        self.assertRaises(ValueError, results.Spread.ratios, [1, 2], [1])
+        self.assertRaises(ValueError, spread.Spread.ratios, [1, 2], [1])
 
 
 class ResultsTest(testtools.TestCase):
@@ -67,19 +68,19 @@ class ResultsTest(testtools.TestCase):
     def fill(self, made):
         with mock.patch('sys.stdout', self.out):
             made.table('Calls', ['kind', 'calls/s', 'lost'], [
-                ['stock', results.Spread([1, 3, 2]), 48],
-                ['series', results.Spread([math.inf, 600.5, 700.2]), 0]])
+                ['stock', spread.Spread([1, 3, 2]), 48],
+                ['series', spread.Spread([math.inf, 600.5, 700.2]), 0]])
             made.note('Eight callers.')
             made.lines('time', 'Goodput', 'seconds', 'calls/s', {
-                'stock': [(0, 700), (1, results.Spread([5, 0, 3]))],
-                'series': [(0, 690), (1, results.Spread([500, 600, 550]))]},
+                'stock': [(0, 700), (1, spread.Spread([5, 0, 3]))],
+                'series': [(0, 690), (1, spread.Spread([500, 600, 550]))]},
                 marks=[(.5, 'one worker stuck')])
             made.panels('cost', 'Cost', 'workers', {
                 'MiB': {'stock': [(1, 90), (8, 300), (64, 2000)]},
                 'seconds': {'stock': [(1, 3), (8, 9), (64, math.inf)]}},
                 scale='log')
             made.bars('booted', 'Servers', 'servers', ['well', 'stuck'], {
-                'stock': [60, results.Spread([40, 38, 41])],
+                'stock': [60, spread.Spread([40, 38, 41])],
                 'series': [60, 60]})
         return made
 
