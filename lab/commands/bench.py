@@ -46,6 +46,8 @@ QUICK = {'rounds': 1, 'workers': [1, 8], 'seconds': 30, 'calls': 1000,
 # quick.
 STUCK = ('stuck', 'slow')
 PREFETCH = [4]
+# Callers end by themselves some time.
+MOST_SECONDS = 500
 
 
 def add_arguments(parser):
@@ -61,8 +63,8 @@ def add_arguments(parser):
                              'made of the built tree)')
     parser.add_argument('--rounds', type=int, metavar='N',
                         help='(default: 5, or 1)')
-    parser.add_argument('--mode', default='threading',
-                        choices=('threading', 'eventlet'))
+    parser.add_argument('--mode', choices=('threading', 'eventlet'),
+                        help='(default: threading, if it has that)')
     parser.add_argument('--service', default='scheduler',
                         choices=('scheduler', 'conductor'),
                         help='whose workers (default: %(default)s)')
@@ -98,7 +100,7 @@ def checked(args):
     for name, least in (('rounds', 1), ('nodes', 1), ('times', 1),
                         ('calls', 1), ('seconds', stuck.GIVEN_UP + 5),
                         ('interval', 1), ('delay', 0)):
-        if getattr(args, name) < least:
+        if not getattr(args, name) >= least:
             raise LabError('--%s is at least %d' % (name, least))
     for name, least in (('workers', 1), ('prefetch', 0),
                         ('stock_prefetch', 0)):
@@ -107,6 +109,9 @@ def checked(args):
                 name.replace('_', '-'), least))
     if not cloud.has_worker_hosts():
         raise LabError('the installed nova has not got the series')
+    if args.seconds > MOST_SECONDS:
+        raise LabError('--seconds is at most %d' % MOST_SECONDS)
+    args.mode = args.mode or cloud.modes()[0]
     args.stock = cloud.stock(args.stock)
     return names
 

@@ -25,9 +25,9 @@ left over, or if something could not be measured. What nova-scheduler logged,
 and how it was at each time, is written beside the tables.
 """
 
+import math
 import os
 
-from lab import LabError
 from lab.measure import faults
 from lab.servers import cloud
 
@@ -36,12 +36,12 @@ QUICK = ('stopped', 'blocked', 'rabbitmq-restart', 'sighup')
 
 NAMES = {fault.name: fault for fault in faults.FAULTS}
 # In the picture, of what could not be measured.
-NOTHING = faults.Outcome(0, 0, 0, 0, None, None, [], [])
+NOTHING = faults.Outcome(0, math.nan, math.nan, 0, None, None, [], [])
 STOCK, SERIES = KINDS = 'stock', 'series'
 
 
 def add_arguments(parser):
-    parser.add_argument('--only', metavar='FAULT', nargs='+', default=NAMES,
+    parser.add_argument('--only', metavar='FAULT', nargs='+',
                         choices=NAMES, help='one or some of ' +
                         ', '.join(NAMES))
     parser.add_argument('--quick', action='store_true',
@@ -54,13 +54,12 @@ def add_arguments(parser):
 
 
 def main(args, results):
-    chosen = [fault for name, fault in NAMES.items()
-              if name in args.only and (name in QUICK or not args.quick)]
-    trees = {STOCK: args.stock or cloud.stock_tree(),
+    only = args.only or (QUICK if args.quick else NAMES)
+    chosen = [fault for name, fault in NAMES.items() if name in only]
+    trees = {STOCK: cloud.stock(args.stock),
              SERIES: cloud.find_tree()}
     outcomes = {}
     failed = []
-    os.makedirs(results.folder, exist_ok=True)
     with faults.Servers() as servers:
         for fault in chosen:
             for kind, tree in trees.items():
@@ -69,10 +68,10 @@ def main(args, results):
                     outcomes[fault.name, kind] = faults.measure(
                         servers, fault, args.mode, tree,
                         os.path.join(results.folder, stem))
-                except LabError as error:
+                except Exception as error:
                     # Hours may have gone into the others.
                     failed.append(f'Not measured: {fault.title}, {kind}: '
-                                  f'{error.line}.')
+                                  f'{getattr(error, "line", repr(error))}.')
                     results.progress(failed[-1])
                 else:
                     results.progress(f'{fault.title}, {kind}: ' + told(

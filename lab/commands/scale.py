@@ -49,6 +49,9 @@ DESCRIPTORS = 65_536
 MAX_CONNECTIONS = 10_000
 PATIENCE = 60
 
+# As many lines as can be told apart in a picture.
+SHOWN = 6
+
 
 def add_arguments(parser):
     parser.add_argument('--quick', action='store_true',
@@ -59,8 +62,9 @@ def add_arguments(parser):
     parser.add_argument('--stock', metavar='TREE',
                         help='folder of a nova without the series (default: '
                              'made of the built tree)')
-    parser.add_argument('--mode', default='threading',
-                        choices=('threading', 'eventlet'))
+    parser.add_argument('--mode', choices=('threading', 'eventlet'),
+                        help='(default: threading, if it has that)')
+    parser.set_defaults(service='scheduler')
 
 
 def checked(args):
@@ -75,6 +79,7 @@ def checked(args):
                        'at least 1')
     if not cloud.has_worker_hosts():
         raise LabError('the installed nova has not got the series')
+    args.mode = args.mode or cloud.modes()[0]
     args.stock = cloud.stock(args.stock)
     return sizes
 
@@ -251,11 +256,12 @@ def on_paper(args, results, made):
                  f'workers ({first.most:,.0f}: {first.why}). Then '
                  f'{first.then}.')
     results.lines(
-        'limits', 'How much of its limit is used: measured, then on paper',
+        'limits', 'How much of its limit is used: measured, then on paper; '
+        'the %d that break first' % SHOWN,
         'workers', 'percent of the limit',
         {limit.what.partition(': s of')[0]: [
             (workers, limit.share(workers))
-            for workers in (*args.workers, PAPER)] for limit in made[:6]},
+            for workers in (*args.workers, PAPER)] for limit in made[:SHOWN]},
         marks=[(most, 'on paper from here')], scale='log')
 
 

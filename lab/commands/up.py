@@ -16,6 +16,7 @@ Servers have no network, and nova-compute has the fake driver; all else is
 real. It stays until it is interrupted, and is ended and deleted then.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -44,14 +45,17 @@ def add_arguments(parser):
                         help='nova without the series')
     parser.add_argument('--mode', choices=['threading', 'eventlet'],
                         help='(default: that of the release)')
-    parser.add_argument('--run', nargs='+', metavar='COMMAND',
-                        help='run this when it is up, and end with it; what '
-                             'is a shell\'s in quotes, of one word')
+    parser.add_argument('--run', nargs=argparse.REMAINDER, metavar='COMMAND',
+                        help='run this when it is up, and end with it; it is '
+                             'the last option, and what is a shell\'s is in '
+                             'quotes, of one word')
 
 
 def main(args, results):
     if min(args.nodes, args.workers, args.computes) < 1:
         raise LabError('there is at least one of each')
+    if args.run == []:
+        raise LabError('--run takes a command')
     tree = cloud.stock_tree() if args.stock else cloud.find_tree()
     results.progress('starting a whole cloud with %s' % (
         'stock nova' if args.stock else 'the series'))
@@ -61,7 +65,7 @@ def main(args, results):
             progress=results.progress) as this:
         if args.run:
             return run(args.run, dict(os.environ, **this.env()))
-        print(told(this), flush=True)
+        print(told(this, args.stock), flush=True)
         while True:
             this.check()
             time.sleep(1)
@@ -73,10 +77,12 @@ def run(command, env):
         command = ['sh', '-c', *command]
     elif shutil.which(command[0], path=env['PATH']) is None:
         raise LabError('there is no program ' + command[0])
-    return subprocess.run(command, env=env).returncode
+    code = subprocess.run(command, env=env).returncode
+    # As a shell has it, of what a signal has ended.
+    return code if code >= 0 else 128 - code
 
 
-def told(this):
+def told(this, stock=False):
     """What somebody who is to try it has to know."""
     return '''
 In another terminal:
@@ -84,10 +90,11 @@ In another terminal:
     . %s
     openstack compute service list
     openstack server create --flavor %s --image %s --no-network --wait first
-    nova-manage worker list
-
+%s
 or, with any client: auth URL %s, user and project %s, password %s. Logs and
 configuration are in %s.
 Ctrl-C ends and deletes all of it.
-''' % (this.openrc, whole.FLAVOR, whole.IMAGE, this.keystone.auth_url,
+''' % (this.openrc, whole.FLAVOR, whole.IMAGE,
+       '' if stock else '    nova-manage worker list\n',
+       this.keystone.auth_url,
        this.env()['OS_USERNAME'], this.env()['OS_PASSWORD'], this.folder)

@@ -95,6 +95,9 @@ class _Watch:
         self.compute = compute
         self.began = began
         self.progress = progress or (lambda outcome: None)
+        # What could not be deleted is none of these.
+        self._others = {server.id for server in compute.servers(
+            details=False)}
         self._ended = {}
         self._given_up = set()
         self._told = 0
@@ -117,7 +120,7 @@ class _Watch:
         found = {server.id for server in self.compute.servers(
             details=False, status=status)}
         with self._changed:
-            new = found - self._ended.keys()
+            new = found - self._ended.keys() - self._others
             self._ended.update(dict.fromkeys(new, status))
             self._changed.notify_all()
         outcome = self.outcome()

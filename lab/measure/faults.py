@@ -24,6 +24,7 @@ import dataclasses
 import functools
 import json
 import re
+import statistics
 import threading
 import time
 import typing
@@ -128,15 +129,21 @@ def seconds_until_seen(looks, hosts, since):
 def seconds_until_healed(looks, since):
     """Seconds until all was well, and stayed so.
 
+    That is until a look from which on, half of the time at least, callers
+    have their answers again, and at no time less than half of them.
+
     :param looks: a list of ``Look``
     :param since: when the fault ended, or began if it does not end
     :returns: None for never
     """
-    looks = [look for look in looks if look.at >= since]
+    # What a look sees began before it.
+    looks = [look for look in looks if look.at - WIDTH >= since]
     ill = [number for number, look in enumerate(looks)
            if not look.sound or look.share < ILL]
-    for look in looks[ill[-1] + 1 if ill else 0:]:
-        if look.share >= WELL:
+    rest = looks[ill[-1] + 1 if ill else 0:]
+    for number, look in enumerate(rest):
+        if look.share >= WELL <= statistics.median(
+                later.share for later in rest[number:]):
             return look.at - since
     return None
 

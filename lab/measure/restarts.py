@@ -16,7 +16,9 @@ What operators do to a service that is in use, and that may lose no call.
 """
 
 import functools
+import os
 
+from lab import LabError
 from lab.measure import pairs
 from lab import process
 from lab import rpc
@@ -145,6 +147,8 @@ def add_arguments(group):
 
 def variants(args, stack):
     companion = args.companion or cloud.built_tree() + '-oslo.messaging'
+    if not os.path.isdir(os.path.join(companion, 'oslo_messaging')):
+        raise LabError('there is no oslo.messaging in ' + companion)
     made = pairs.start_cloud(args, stack, pairs.merged(*args.set))
     for name, tree, conf in pairs.kinds(args):
         for suffix, packages in (('', ()),

@@ -19,6 +19,7 @@ import tempfile
 import amqp.exceptions
 import kombu
 
+from lab import LabError
 from lab import process
 
 # Another vhost, say, lets two labs run on one broker.
@@ -119,7 +120,7 @@ class PrivateBroker(Broker, process.PrivateServer):
         """Whether RabbitMQ is installed here."""
         return os.access(SERVER, os.X_OK)
 
-    def start(self, timeout=60):
+    def start(self, timeout=180):
         """Start it, with what it stored before, and wait until it answers.
 
         :param timeout: seconds
@@ -130,8 +131,13 @@ class PrivateBroker(Broker, process.PrivateServer):
             self.dist_port = process.free_port()
         self.child = process.Child(
             [SERVER], os.path.join(self.folder, 'output'), self._env())
-        process.wait(self.answers, timeout, 'RabbitMQ on port %d' % self.port,
+        process.wait(self._answers, timeout, 'RabbitMQ on port %d' % self.port,
                      self.child.log)
+
+    def _answers(self):
+        if not self.child.running():
+            raise LabError('RabbitMQ ended', self.child.log())
+        return self.answers()
 
     def ctl(self, *arguments):
         """Run rabbitmqctl on it.

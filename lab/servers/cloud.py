@@ -127,7 +127,8 @@ def _stock_beside(tree):
                 return folder
         shutil.rmtree(folder)
     with tempfile.TemporaryDirectory(
-            prefix='.tmp-', dir=os.path.dirname(tree)) as scratch:
+            # Those of the tools are deleted by the next of them.
+            prefix='.stock-', dir=os.path.dirname(tree)) as scratch:
         archive = os.path.join(scratch, 'tar')
         made = os.path.join(scratch, 'tree')
         os.mkdir(made)

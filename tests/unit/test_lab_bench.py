@@ -22,12 +22,25 @@ from unittest import mock
 
 import testtools
 
+from lab import __main__ as lab_main
 from lab.commands import bench
 from lab.commands import scale
 from lab import LabError
 from lab.measure import pairs
 from lab.measure import paper
 from lab.servers import cloud
+
+
+class TestArguments(testtools.TestCase):
+
+    def test_all_have_what_a_cloud_needs(self):
+        for name in ('bench', 'scale'):
+            _module, args = lab_main.parse([name])
+            stack = mock.MagicMock()
+            with mock.patch('lab.servers.broker.PrivateBroker'), \
+                    mock.patch('lab.servers.database.PrivateMariaDB'):
+                made = pairs.start_cloud(args, stack, own_database=True)
+            self.assertEqual('scheduler', made.topic)
 
 
 class TestPairs(testtools.TestCase):

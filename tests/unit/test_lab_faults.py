@@ -13,6 +13,7 @@
 """What a fault did, as it is found out of the looks at it."""
 
 import datetime
+import math
 import types
 from unittest import mock
 
@@ -62,7 +63,9 @@ class TestHealed(testtools.TestCase):
         return faults.seconds_until_healed(looks, since)
 
     def test_at_once(self):
-        self.assertEqual(0.5, self.healed(look(9, sound=False), look(10.5)))
+        # Most of what is seen at first was before it.
+        self.assertEqual(2, self.healed(
+            look(9, sound=False), look(10.5), look(12), look(13)))
 
     def test_after_the_last_that_is_ill(self):
         self.assertEqual(7, self.healed(
@@ -72,12 +75,18 @@ class TestHealed(testtools.TestCase):
     def test_well_is_more_than_not_ill(self):
         self.assertEqual(6, self.healed(
             look(11, sound=False), look(13, share=.6), look(14, share=.89),
-            look(16, share=.9), look(17, share=.8)))
+            look(16, share=.9), look(17, share=.8), look(18, share=.95)))
+
+    def test_a_third_of_the_answers_is_missing(self):
+        # For good, though all was well once.
+        self.assertIsNone(self.healed(
+            look(12), *(look(at, share=.66) for at in range(13, 20))))
 
     def test_never(self):
         for looks in ([look(11), look(12, sound=False)],
                       [look(11), look(12, share=.49)],
-                      [look(11, share=.89), look(12, share=.6)], []):
+                      [look(11, share=.89), look(12, share=.6)], [],
+                      [look(11)]):
             self.assertIsNone(self.healed(*looks))
 
 
@@ -153,21 +162,25 @@ class TestCommand(testtools.TestCase):
                 for fault in faults.FAULTS for kind in command.KINDS}
 
     def run_command(self, *arguments, **changes):
+        raises = changes.pop('raises', None)
         outcomes = self.outcomes(**changes)
 
         def measure(servers, fault, mode, tree, stem):
             outcome = outcomes[
                 fault.name, 'stock' if tree == 'stock' else 'series']
+            if raises and fault.name == 'slow' and tree != 'stock':
+                raise raises
             if not outcome.answered:
                 raise LabError('no call was answered in 20 s')
             return outcome
 
         results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
                             command='faults')
-        args = dict({'only': command.NAMES, 'quick': False, 'mode': None,
+        args = dict({'only': None, 'quick': False, 'mode': None,
                      'stock': 'stock'}, **dict(arguments))
         with mock.patch.object(faults, 'Servers', mock.MagicMock()), \
                 mock.patch('lab.servers.cloud.find_tree'), \
+                mock.patch('lab.servers.cloud.stock', str), \
                 mock.patch.object(faults, 'measure', measure):
             code = command.main(types.SimpleNamespace(**args), results)
         return code, results
@@ -204,6 +217,17 @@ class TestCommand(testtools.TestCase):
         for call in results.table.mock_calls:
             [row] = [row for row in call.args[2] if row[0].startswith('slow')]
             self.assertEqual('-', row[2])
+        # A bar of none would say that none was lost.
+        bars = results.bars.mock_calls[0].args[4]
+        self.assertEqual([True], [
+            math.isnan(value) for fault, value in zip(
+                faults.FAULTS, bars['series']) if fault.name == 'slow'])
+
+    def test_any_error_leaves_the_others(self):
+        code, results = self.run_command(raises=KeyError(2))
+        self.assertEqual(1, code)
+        self.assertIn('series: KeyError(2).',
+                      results.note.mock_calls[-1].args[0])
 
     def test_chosen(self):
         _code, results = self.run_command(('quick', True))
