@@ -15,6 +15,7 @@
 import configparser
 import contextlib
 import fcntl
+import functools
 import glob
 import importlib.util
 import os
@@ -33,6 +34,7 @@ from lab import rpc
 from lab.servers import broker as lab_broker
 from lab.servers import database as lab_database
 from lab.servers import placement
+from lab.servers import wsgi
 
 
 def has_worker_hosts(tree=None, binary='nova-scheduler'):
@@ -356,7 +358,6 @@ class Cloud:
         self.database = database
         self.conf = conf or {}
         self.folder = None
-        self.placement = None
         self.schedulers = []
         self.conductors = []
         self.computes = []
@@ -386,14 +387,23 @@ class Cloud:
             else:
                 self.database.reset()
             stack.callback(self._delete_queues)
-            self.placement = stack.enter_context(placement.Placement(
-                self.folder, self.database.urls['placement']))
+            self._listener = stack.enter_context(wsgi.listen())
+            self._placement_url = wsgi.url(self._listener)
             self.faults = stack.enter_context(lab_faults.Faults())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc):
         self._stack.close()
+
+    @functools.cached_property
+    def placement(self):
+        """Started for who asks it first, as it takes as long as a scheduler.
+
+        A scheduler asks it for nothing but ``select_destinations``.
+        """
+        return self._stack.enter_context(placement.Placement(
+            self.folder, self.database.urls['placement'], self._listener))
 
     def _delete_queues(self):
         with contextlib.suppress(OSError):
@@ -428,7 +438,7 @@ class Cloud:
             },
             'api_database': {'connection': urls['api']},
             'database': {'connection': urls['main']},
-            'placement': self.placement.conf(),
+            'placement': placement.conf(self._placement_url),
             'oslo_concurrency': {
                 'lock_path': os.path.join(self.folder, 'lock')},
             'oslo_messaging_rabbit': {
@@ -515,6 +525,7 @@ class Cloud:
         :param tree: as for ``scheduler``
         :returns: ``process.Child``
         """
+        self.placement.wait_ready()
         self.database.map_host(host)
         state = os.path.join(self.folder, host)
         os.mkdir(state)

@@ -44,6 +44,16 @@ class Handler(simple_server.WSGIRequestHandler):
         """Say nothing: what is asked is in the log of who asks."""
 
 
+def listen():
+    """A socket that an ``Application`` may serve later."""
+    return socket.create_server(('127.0.0.1', 0), backlog=BACKLOG)
+
+
+def url(listener):
+    """The endpoint of what serves a socket, or will."""
+    return 'http://127.0.0.1:%d' % listener.getsockname()[1]
+
+
 class Application(process.Child):
     """A WSGI application that runs; its ``url`` is the endpoint.
 
@@ -54,18 +64,19 @@ class Application(process.Child):
     # What is served, ``module:attribute``.
     application = None
 
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, listener=None):
         """Start it.
 
         :param name: of its log
         :param folder: for its configuration and its log
+        :param listener: what ``listen`` returned, which is closed here; one
+            of its own if None
         """
         self.name = name
         self.folder = folder
         # The socket is ours until it is started, so nobody takes its port.
-        with socket.create_server(('127.0.0.1', 0),
-                                  backlog=BACKLOG) as listener:
-            self.url = 'http://127.0.0.1:%d' % listener.getsockname()[1]
+        with listener or listen() as listener:
+            self.url = url(listener)
             env = self.configure()
             env['PYTHONPATH'] = os.pathsep.join(filter(None, [
                 env.get('PYTHONPATH'), ROOT, os.environ.get('PYTHONPATH')]))
