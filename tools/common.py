@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,8 +51,12 @@ def guarded(name, function):
     """Run a tool's main function and return its exit code.
 
     Errors become one line on stderr and 1, a Python that is too old for
-    the tools among them; an interrupt becomes 130.
+    the tools among them; an interrupt becomes 130, and so does whatever
+    else ends a tool in an orderly way.
     """
+    # A shell that runs a tool in the background has it ignore SIGINT.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)
     try:
         if sys.version_info < OLDEST:
             raise Error('the tools need Python {}.{} or newer, and this is '

@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 
 from common import BUILD
@@ -220,15 +221,22 @@ def _stestr(command, tree, environ, line):
     unmatched = False
     pipe = subprocess.Popen(
         list(map(str, command)), cwd=tree, env=environ, text=True,
-        errors='replace', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        errors='replace', stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True)
     with pipe:
-        for text in pipe.stdout:
-            line(text)
-            found = re.match(r' - ([A-Z][A-Za-z ]+): (\d+)$', text)
-            if found:
-                counts[found[1]] = int(found[2])
-            if "regex doesn't match with anything" in text:
-                unmatched = True
+        try:
+            for text in pipe.stdout:
+                line(text)
+                found = re.match(r' - ([A-Z][A-Za-z ]+): (\d+)$', text)
+                if found:
+                    counts[found[1]] = int(found[2])
+                if "regex doesn't match with anything" in text:
+                    unmatched = True
+        except BaseException:
+            # Whoever was interrupted, the tests end what they have started.
+            os.killpg(pipe.pid, signal.SIGINT)
+            pipe.wait()
+            raise
     passed = counts.get('Passed', 0) + counts.get('Expected Fail', 0)
     failed = counts.get('Failed', 0) + counts.get('Unexpected Success', 0)
     if pipe.returncode and not failed and not unmatched:

@@ -15,6 +15,7 @@
 from pathlib import Path
 import subprocess
 import sys
+import time
 
 import fixtures
 import testtools
@@ -51,6 +52,24 @@ class TestIt(unittest.TestCase):
         if not os.path.exists('MARK'):
             open('MARK', 'w').close()
             self.fail('the first time')
+'''
+
+
+ENDLESS = '''\
+import atexit
+import pathlib
+import time
+import unittest
+
+FOLDER = pathlib.Path({folder!r})
+
+
+class TestIt(unittest.TestCase):
+
+    def test_endless(self):
+        atexit.register((FOLDER / 'ended').touch)
+        (FOLDER / 'began').touch()
+        time.sleep(600)
 '''
 
 
@@ -184,6 +203,29 @@ class TestRun(TreeTest):
         result, text = self.run_tests()
         self.assertEqual(1, result.failed)
         self.assertIn('missing_module', text)
+
+    def test_interrupted(self):
+        # Only the tool itself is, and not all that run in a terminal.
+        folder = Path(self.useFixture(fixtures.TempDir()).path)
+        self.add('here/__init__.py')
+        self.add('here/test_a.py', text=ENDLESS.format(folder=str(folder)))
+        tools = Path(suites.__file__).parent
+        run = subprocess.Popen(
+            [sys.executable, '-c',
+             'import pathlib, sys, common, suites\n'
+             f'suites.BUILD = pathlib.Path({str(folder)!r})\n'
+             'sys.exit(common.guarded("run", lambda: suites.run('
+             f'sys.executable, "x", pathlib.Path({str(self.tree)!r}), '
+             '["here.test_a"], "threading")))\n'],
+            cwd=tools, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(run.kill)
+        while not (folder / 'began').exists():
+            self.assertIsNone(run.poll())
+            time.sleep(0.05)
+        run.terminate()
+        self.assertEqual('run: interrupted\n', run.communicate(timeout=60)[1])
+        self.assertEqual(130, run.returncode)
+        self.assertTrue((folder / 'ended').exists())
 
     def test_filter(self):
         self.add('here/__init__.py')
