@@ -15,7 +15,6 @@
 import configparser
 import contextlib
 import fcntl
-import functools
 import glob
 import importlib.util
 import os
@@ -34,7 +33,6 @@ from lab import rpc
 from lab.servers import broker as lab_broker
 from lab.servers import database as lab_database
 from lab.servers import placement
-from lab.servers import wsgi
 
 
 def has_worker_hosts(tree=None, binary='nova-scheduler'):
@@ -358,6 +356,7 @@ class Cloud:
         self.database = database
         self.conf = conf or {}
         self.folder = None
+        self.placement = None
         self.schedulers = []
         self.conductors = []
         self.computes = []
@@ -387,23 +386,14 @@ class Cloud:
             else:
                 self.database.reset()
             stack.callback(self._delete_queues)
-            self._listener = stack.enter_context(wsgi.listen())
-            self._placement_url = wsgi.url(self._listener)
+            self.placement = stack.enter_context(placement.Placement(
+                self.folder, self.database.urls['placement']))
             self.faults = stack.enter_context(lab_faults.Faults())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc):
         self._stack.close()
-
-    @functools.cached_property
-    def placement(self):
-        """Started for who asks it first, as it takes as long as a scheduler.
-
-        A scheduler asks it for nothing but ``select_destinations``.
-        """
-        return self._stack.enter_context(placement.Placement(
-            self.folder, self.database.urls['placement'], self._listener))
 
     def _delete_queues(self):
         with contextlib.suppress(OSError):
@@ -438,7 +428,7 @@ class Cloud:
             },
             'api_database': {'connection': urls['api']},
             'database': {'connection': urls['main']},
-            'placement': placement.conf(self._placement_url),
+            'placement': self.placement.conf(),
             'oslo_concurrency': {
                 'lock_path': os.path.join(self.folder, 'lock')},
             'oslo_messaging_rabbit': {
@@ -525,7 +515,6 @@ class Cloud:
         :param tree: as for ``scheduler``
         :returns: ``process.Child``
         """
-        self.placement.wait_ready()
         self.database.map_host(host)
         state = os.path.join(self.folder, host)
         os.mkdir(state)

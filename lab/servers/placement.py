@@ -35,16 +35,15 @@ class Placement(wsgi.Application):
 
     application = 'placement.wsgi.api:application'
 
-    def __init__(self, folder, database_url, listener=None):
+    def __init__(self, folder, database_url):
         """Start it and wait until it answers.
 
         :param folder: for its configuration and log
         :param database_url: of a synced database
-        :param listener: as for ``wsgi.Application``
         :raises LabError: when it does not start
         """
         self.database_url = database_url
-        super().__init__('placement', folder, listener)
+        super().__init__('placement', folder)
         try:
             self.wait_ready()
         except BaseException:
@@ -57,8 +56,7 @@ class Placement(wsgi.Application):
             stream.write(CONF % self.database_url)
         return {'OS_PLACEMENT_CONFIG_DIR': self.folder}
 
-
-def conf(url):
-    """What nova is to have in its configuration to reach it."""
-    return {'auth_type': 'admin_token', 'token': TOKEN,
-            'endpoint': url, 'endpoint_override': url}
+    def conf(self):
+        """What nova is to have in its configuration to reach it."""
+        return {'auth_type': 'admin_token', 'token': TOKEN,
+                'endpoint': self.url, 'endpoint_override': self.url}

@@ -44,16 +44,6 @@ class Handler(simple_server.WSGIRequestHandler):
         """Say nothing: what is asked is in the log of who asks."""
 
 
-def listen():
-    """A socket that an ``Application`` may serve later."""
-    return socket.create_server(('127.0.0.1', 0), backlog=BACKLOG)
-
-
-def url(listener):
-    """The endpoint of what serves a socket, or will."""
-    return 'http://127.0.0.1:%d' % listener.getsockname()[1]
-
-
 class Application(process.Child):
     """A WSGI application that runs; its ``url`` is the endpoint.
 
@@ -64,19 +54,18 @@ class Application(process.Child):
     # What is served, ``module:attribute``.
     application = None
 
-    def __init__(self, name, folder, listener=None):
+    def __init__(self, name, folder):
         """Start it.
 
         :param name: of its log
         :param folder: for its configuration and its log
-        :param listener: what ``listen`` returned, which is closed here; one
-            of its own if None
         """
         self.name = name
         self.folder = folder
         # The socket is ours until it is started, so nobody takes its port.
-        with listener or listen() as listener:
-            self.url = url(listener)
+        with socket.create_server(('127.0.0.1', 0),
+                                  backlog=BACKLOG) as listener:
+            self.url = 'http://127.0.0.1:%d' % listener.getsockname()[1]
             env = self.configure()
             env['PYTHONPATH'] = os.pathsep.join(filter(None, [
                 env.get('PYTHONPATH'), ROOT, os.environ.get('PYTHONPATH')]))
