@@ -177,6 +177,8 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
                'OS_STDOUT_CAPTURE': '1',
                'OS_STDERR_CAPTURE': '1'}
     environ.setdefault('OS_TEST_TIMEOUT', '160')
+    # Or each of hundreds of processes compiles nova for itself.
+    environ.pop('PYTHONDONTWRITEBYTECODE', None)
     if mode == 'threading' and (tree / EXCLUDES).is_file():
         # stestr takes no lines that are empty or a comment alone.
         (folder / 'excludes').write_text(''.join(

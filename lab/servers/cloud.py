@@ -32,7 +32,7 @@ from lab import process
 from lab import rpc
 from lab.servers import broker as lab_broker
 from lab.servers import database as lab_database
-from lab.servers import placement
+from lab.servers import placement as lab_placement
 
 
 def has_worker_hosts(tree=None, binary='nova-scheduler'):
@@ -60,7 +60,7 @@ def find_tree():
     if has_worker_hosts():
         return None
     built = [path for path in glob.glob(
-        os.path.join(placement.ROOT, 'build', '*'))
+        os.path.join(lab_placement.ROOT, 'build', '*'))
         if has_worker_hosts(path)]
     if built:
         return max(built, key=os.path.getmtime)
@@ -343,7 +343,8 @@ class Cloud:
     names; the broker drops them after ``broker.QUEUE_TTL`` seconds.
     """
 
-    def __init__(self, broker=None, database=None, conf=None):
+    def __init__(self, broker=None, database=None, conf=None,
+                 placement=None):
         """Choose what it runs on.
 
         :param broker: a ``broker.Broker``; the local one if None
@@ -351,12 +352,14 @@ class Cloud:
             drops, to be reset now; one of its own if None, on the local
             MariaDB if it answers
         :param conf: configuration of all schedulers, as for ``scheduler``
+        :param placement: a ``placement.Placement`` somebody else has started
+            on that database; one of its own if None
         """
         self.broker = broker or lab_broker.Broker()
         self.database = database
         self.conf = conf or {}
         self.folder = None
-        self.placement = None
+        self.placement = placement
         self.schedulers = []
         self.conductors = []
         self.computes = []
@@ -386,8 +389,10 @@ class Cloud:
             else:
                 self.database.reset()
             stack.callback(self._delete_queues)
-            self.placement = stack.enter_context(placement.Placement(
-                self.folder, self.database.urls['placement']))
+            if self.placement is None:
+                self.placement = stack.enter_context(
+                    lab_placement.Placement(
+                        self.folder, self.database.urls['placement']))
             self.faults = stack.enter_context(lab_faults.Faults())
             self._stack = stack.pop_all()
         return self

@@ -16,6 +16,8 @@ import atexit
 import functools
 import importlib.util
 import os
+import shutil
+import tempfile
 import urllib.parse
 
 import testtools
@@ -24,6 +26,7 @@ from lab.faults import middlebox
 from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import database
+from lab.servers import placement
 
 MODES = cloud.modes()
 NODE = 'scheduler-node-1'
@@ -116,6 +119,19 @@ def shared_database(server=None, transport_url=None):
     return _databases[key]
 
 
+@functools.cache
+def shared_placement(shared):
+    """Placement on a ``shared_database``, started once for all tests.
+
+    It takes as much of the machine to start as a nova-scheduler.
+    """
+    folder = tempfile.mkdtemp(prefix='lab-placement-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made = placement.Placement(folder, shared.urls['placement'])
+    atexit.register(made.kill)
+    return made
+
+
 def tree():
     """The built tree of nova."""
     return os.path.dirname(os.path.dirname(
@@ -179,11 +195,13 @@ class LabTestCase(testtools.TestCase):
         merged = {section: dict(options) for section, options in CONF.items()}
         for section, options in (conf or {}).items():
             merged.setdefault(section, {}).update(options)
+        shared = shared_database(
+            private_database,
+            private_broker.transport_url if private_broker else None)
         made = self.enterContext(cloud.Cloud(
-            broker=private_broker or rabbitmq(), conf=merged,
-            database=shared_database(
-                private_database,
-                private_broker.transport_url if private_broker else None)))
+            broker=private_broker or rabbitmq(), conf=merged, database=shared,
+            # What a test has stopped, another one needs.
+            placement=None if private_database else shared_placement(shared)))
         self.addOnException(lambda exc_info: self.addDetail(
             'scheduler log', testtools.content.text_content(made.log())))
         return made

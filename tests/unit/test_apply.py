@@ -141,10 +141,11 @@ class TestApply(repository.RepositoryTest):
 
     def test_there_already_and_changed_since(self):
         # Where a later change of the series is next to it.
-        self.change('03-beside', patch=repository.edit(
-            'nova/service.py', 3, 'beside'))
-        self.change('04-there', patch=repository.edit(
-            'nova/service.py', 3, 'there'))
+        path = 'nova/scheduler/manager.py'
+        self.change('03-beside', patch=repository.edit(path, 3, 'beside'))
+        self.change('04-there', patch=(
+            f'diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n'
+            '@@ -4,2 +4,3 @@\n beside = 0\n+there = 0\n line_4 = 4\n'))
         self.applied()
         self.git('checkout', '-q', BRANCH, tree=self.checkout)
         self.assertIn('has all of the changes already',
