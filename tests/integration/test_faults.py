@@ -12,6 +12,7 @@
 
 """One fault, as ``lab faults`` measures it on stock and on the series."""
 
+import fixtures
 from testtools.content import text_content
 
 from lab import __main__ as lab_main
@@ -23,9 +24,11 @@ from tests.integration import base
 class FaultsTestCase(base.LabTestCase):
 
     def test_blocked(self):
-        module, args = lab_main.parse(['faults', '--quick', '--only',
-                                       'blocked'])
-        results = lab_results.Results(args.command, args.arguments)
+        module, args = lab_main.parse([
+            'faults', '--only', 'blocked', '--output',
+            self.useFixture(fixtures.TempDir()).path])
+        results = lab_results.Results(args.command, args.arguments,
+                                      args.output)
         self.assertEqual(0, module.main(args, results))
         row = {column: cell for found in results.contents
                if 'table' in found
