@@ -44,7 +44,8 @@ class InterruptTestCase(base.LabTestCase):
         lab = process.Child(
             # As it is documented, and not the lab alone.
             [sys.executable, ROOT / 'tools/run.py', '--release',
-             os.path.basename(base.tree()), 'lab', 'demo', '--output', folder], folder + '/log',
+             os.path.basename(base.tree()), 'lab', 'demo', '--output',
+             folder], folder + '/log',
             {'LAB_AMQP_URL': base.rabbitmq().url, 'TMPDIR': folder})
         self.addCleanup(lab.kill)
 

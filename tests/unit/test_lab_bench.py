@@ -31,7 +31,7 @@ from lab.measure import paper
 from lab.servers import cloud
 
 
-class TestArguments(testtools.TestCase):
+class TestCloud(testtools.TestCase):
 
     def test_all_have_what_a_cloud_needs(self):
         for name in ('bench', 'scale'):
