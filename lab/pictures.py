@@ -42,7 +42,7 @@ DPI = 150
 # and the inches of each then.
 LYING, LINE = 8, 0.42
 # The letters of a label of which only two stand side by side.
-LONG = 30
+LONG = 20
 
 RC = {
     'font.family': 'DejaVu Sans', 'font.size': FONT,
