@@ -100,13 +100,20 @@ class Worker(service.ServiceBase):
             return
         if self.slot is not None:
             self.slot.close()
-        node_address = threading.Thread(
-            target=self._stop_node_address, daemon=True)
-        node_address.start()
+        stopped = threading.Event()
+
+        def stop_node_address():
+            try:
+                self._stop_node_address()
+            finally:
+                stopped.set()
+
+        threading.Thread(target=stop_node_address, daemon=True).start()
         self.server.stop()
         # A listener that has nothing to read may notice after seconds only.
         # What the broker has sent to it goes back when the process ends.
-        node_address.join(NODE_STOP_TIME)
+        # Not join(): with Python 3.13 eventlet's raises after its timeout.
+        stopped.wait(NODE_STOP_TIME)
 
     def _stop_node_address(self):
         if self._node_rpcserver is None:
