@@ -155,6 +155,8 @@ def _bars(axes, data, series, styles):
     for number, (label, values) in enumerate(series.items()):
         colour, _, _, hatch = styles[label]
         middle, least, most = zip(*map(_ends, values))
+        # What is infinite, or was not measured, has no bar, but says so.
+        middle = [0 if math.isnan(value) else value for value in middle]
         bars = (axes.barh if lying else axes.bar)(
             [place + (number - (len(series) - 1) / 2) * width
              for place in places], middle, width, label=label, color=colour,
@@ -164,10 +166,6 @@ def _bars(axes, data, series, styles):
                 [a - b or math.nan for a, b in zip(*ends)]
                 for ends in ((middle, least), (most, middle))]},
             ecolor='black', capsize=3)
-        # What is infinite, or was not measured, has no bar, but says so.
-        for bar, value in zip(bars, values):
-            if not math.isfinite(getattr(value, 'median', value)):
-                (bar.set_width if lying else bar.set_height)(0)
         axes.bar_label(bars, [_label(value) for value in values], padding=2,
                        fontsize=FONT - 2)
     if lying:

@@ -16,7 +16,6 @@ Starts it for real, shows the queues, the records and who answers, kills a
 worker and shows it come back under its name.
 """
 
-import datetime
 import os
 import tempfile
 import time
@@ -26,6 +25,7 @@ import prettytable
 from lab import LabError
 from lab.servers import broker
 from lab.servers import cloud
+from lab.servers import database
 from lab.servers import embedded
 
 NODE = 'scheduler-node-1'
@@ -51,7 +51,7 @@ class Output:
 
 def record_rows(records):
     """Rows of a table: each record, whether it is up, its heartbeat."""
-    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    now = database.now()
     for record in records:
         seen = record.last_seen_up or record.created_at
         age = (now - seen).total_seconds()

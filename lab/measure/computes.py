@@ -12,11 +12,11 @@
 
 """Ten nova-computes, whose heartbeats pass a nova-conductor with a fault."""
 
-import datetime
 import functools
 import time
 
 from lab.measure import pairs
+from lab.servers import database
 
 TITLE = ('Ten nova-computes, and one of three nova-conductor workers stuck: '
          'how many were down')
@@ -53,8 +53,7 @@ def measure(made, args, fault, hosts, tree, conf):
     with pairs.serving(made, args, tree, conf, 'conductor') as conductor:
         # Each has had an answer from this one: what it lost to the one before
         # is not put down to the fault.
-        since = datetime.datetime.now(datetime.timezone.utc).replace(
-            tzinfo=None)
+        since = database.now()
         made.wait(lambda: hosts <= {
             record.host for record in made.services(binary='nova-compute')
             if record.last_seen_up and record.last_seen_up > since},

@@ -34,6 +34,11 @@ NAMES = ('api', 'main', 'cell0', 'placement')
 CELL0 = '00000000-0000-0000-0000-000000000000'
 
 
+def now():
+    """The time by the clock of the lab, as the records have it: in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
 class Record(collections.namedtuple(
         'Record', 'host binary version report_count created_at last_seen_up '
                   'deleted')):
@@ -44,10 +49,8 @@ class Record(collections.namedtuple(
 
         :param seconds: the value of ``[DEFAULT] service_down_time``
         """
-        now = datetime.datetime.now(datetime.timezone.utc).replace(
-            tzinfo=None)
         seen = self.last_seen_up or self.created_at
-        return abs((now - seen).total_seconds()) <= seconds
+        return abs((now() - seen).total_seconds()) <= seconds
 
 
 # 'binary' is a word of SQL, so SQLAlchemy is left to quote it; and SQLite
