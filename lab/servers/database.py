@@ -177,9 +177,11 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
              '--socket=' + os.path.join(self.folder, 'socket'),
              '--pid-file=' + os.path.join(self.folder, 'pid'),
              '--bind-address=127.0.0.1', '--port=%d' % self.port,
+             # Each process of nova may have dozens of them.
+             '--max-connections=1000',
              # Nobody will need this data after a power cut.
              '--innodb-flush-log-at-trx-commit=0'],
-            os.path.join(self.folder, 'output'))
+            os.path.join(self.folder, 'output'), self._env)
         process.wait(self.answers, timeout, 'MariaDB on port %d' % self.port,
                      self.child.log)
 
@@ -188,7 +190,7 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
             ['mariadb-install-db', '--no-defaults', user, '--skip-test-db',
              '--datadir=' + self._data,
              '--auth-root-authentication-method=normal'],
-            os.path.join(self.folder, 'output'))
+            os.path.join(self.folder, 'output'), self._env)
         with install:
             process.wait(lambda: not install.running(), timeout,
                          'mariadb-install-db', install.log)
@@ -198,6 +200,12 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
     @property
     def _data(self):
         return os.path.join(self.folder, 'data')
+
+    @property
+    def _env(self):
+        # A server that starts removes the temporary tables that it finds,
+        # those of others too.
+        return {'TMPDIR': self.folder}
 
     def freeze(self):
         """Let it hang: connections stay open, nothing is answered."""
