@@ -339,6 +339,12 @@ class Database:
                      "database_connection = :url WHERE name = 'cell1'",
                      url=url)
 
+    def map_broker(self, transport_url):
+        """The same for the broker of the cell."""
+        self.execute('api', 'UPDATE cell_mappings SET '
+                     "transport_url = :url WHERE name = 'cell1'",
+                     url=transport_url)
+
     def _begin(self, name):
         return sqlalchemy.create_engine(
             self.urls[name], poolclass=pool.NullPool).begin()

@@ -73,14 +73,12 @@ def rabbitmq():
 def mariadb():
     """The MariaDB of all tests of this process; None if there is none.
 
-    The local one, if it lets root in: Debian's does so by its socket only,
-    and that is left as it is.
+    One of their own where MariaDB is installed: the services of several
+    tests at a time take more connections than Debian's has for all.
     """
-    local = database.MariaDB()
-    if local.answers():
-        return local
     if not database.PrivateMariaDB.available():
-        return None
+        local = database.MariaDB()
+        return local if local.answers() else None
     return _started(database.PrivateMariaDB())
 
 
@@ -102,16 +100,14 @@ def missing():
             'mariadb-server')
 
 
-def shared_database(server=None, transport_url=None):
+def shared_database(server=None):
     """Synced databases, made once for all tests of this process.
 
     :param server: a lab.servers.database.MariaDB; the one of all tests if None
-    :param transport_url: of the broker; that of all tests if None
     """
-    key = (server and server.port, transport_url)
+    key = server and server.port
     if key not in _databases:
-        made = database.Database(
-            transport_url or rabbitmq().transport_url, server or mariadb())
+        made = database.Database(rabbitmq().transport_url, server or mariadb())
         made.__enter__()
         if server is None:
             atexit.register(made.__exit__)
@@ -195,11 +191,11 @@ class LabTestCase(testtools.TestCase):
         merged = {section: dict(options) for section, options in CONF.items()}
         for section, options in (conf or {}).items():
             merged.setdefault(section, {}).update(options)
-        shared = shared_database(
-            private_database,
-            private_broker.transport_url if private_broker else None)
+        shared = shared_database(private_database)
+        used = private_broker or rabbitmq()
+        shared.map_broker(used.transport_url)
         made = self.enterContext(cloud.Cloud(
-            broker=private_broker or rabbitmq(), conf=merged, database=shared,
+            broker=used, conf=merged, database=shared,
             # What a test has stopped, another one needs.
             placement=None if private_database else shared_placement(shared)))
         self.addOnException(lambda exc_info: self.addDetail(
