@@ -133,6 +133,7 @@ def _ping(client, hosts, timeout):
     errors = dict.fromkeys(hosts, (
         NO_BROKER, 'the message broker cannot be reached, or takes no '
                    'messages'))
+    ended = threading.Semaphore(0)
 
     def ask(host):
         try:
@@ -144,15 +145,15 @@ def _ping(client, hosts, timeout):
         except Exception as exc:
             errors[host] = (NO_BROKER, 'the message broker does not take the '
                                        f'message: {_one_line(exc)}')
+        ended.release()
 
-    # Daemons, so that one which hangs does not keep the process.
-    threads = [threading.Thread(target=ask, args=(host,), daemon=True)
-               for host in hosts]
-    for thread in threads:
-        thread.start()
+    for host in hosts:
+        # A daemon, so that one which hangs does not keep the process.
+        threading.Thread(target=ask, args=(host,), daemon=True).start()
     end = time.monotonic() + timeout + BROKER_TIMEOUT
-    for thread in threads:
-        thread.join(max(0, end - time.monotonic()))
+    for _host in hosts:
+        # Not join(): with Python 3.13 eventlet's raises after its timeout.
+        ended.acquire(timeout=max(0, end - time.monotonic()))
     errors = dict(errors)
     if None in errors.values():
         found = _processes()

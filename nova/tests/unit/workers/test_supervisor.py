@@ -226,13 +226,16 @@ class SupervisorTestCase(test.NoDBTestCase):
                 self.supervisor.start()
         hooks = register.call_args.kwargs
         hooks['before']()
-        watch = threading.Thread(target=self._watch_once)
-        watch.start()
-        watch.join(0.1)
-        self.assertTrue(watch.is_alive())
+        ended = threading.Event()
+
+        def watch():
+            self._watch_once()
+            ended.set()
+
+        threading.Thread(target=watch).start()
+        self.assertFalse(ended.wait(0.1))
         hooks['after_in_parent']()
-        watch.join(10)
-        self.assertFalse(watch.is_alive())
+        self.assertTrue(ended.wait(10))
         hooks['before']()
         hooks['after_in_child']()
         hooks['before']()
