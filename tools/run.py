@@ -68,7 +68,7 @@ SUITES = {
 }
 
 # The integration tests wait most of the time, each for processes of its own.
-OPTIONS = {'integration': ('--concurrency', '5'), 'stuck': ('--serial',)}
+OPTIONS = {'integration': ('--concurrency', '4'), 'stuck': ('--serial',)}
 
 # Those run real processes against the clock, on whatever else the machine
 # does. What fails there gets one more chance by itself, and is named.

@@ -94,7 +94,7 @@ class WorkerHostsTestCase(base.LabTestCase):
         scheduler.process.send_signal(signal.SIGTERM)
         self.assertEqual(0, scheduler.process.wait(60))
         self.assertEqual([], [p for p in processes[1:] if p.is_running()])
-        self.assertNotIn('Traceback', scheduler.log())
+        self.check_no_traceback(scheduler.log())
 
     @ddt.data(*base.MODES)
     def test_one_worker(self, mode):

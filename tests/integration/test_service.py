@@ -195,7 +195,7 @@ class ServiceTestCase(testtools.TestCase):
         self.wait_replaced(2, pids)
 
         self.workers()[1].suspend()
-        with rpc.Callers(self.client, timeout=2) as callers:
+        with rpc.Callers(self.client) as callers:
             self.wait_down(1)
         counts = callers.counts()
         self.assertGreater(counts.answered, 50, counts)
