@@ -28,6 +28,8 @@ from lab import process
 SIGNAL = signal.SIGRTMIN + 5
 INJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inject')
 VARIABLE = 'LAB_FAULTS'
+# Seconds until a worker has taken one, on a machine that is busy.
+TAKEN = 30
 
 
 class Faults:
@@ -123,7 +125,7 @@ class Faults:
         """
         path = os.path.join(self.folder, '%d.state' % worker.pid)
         self._put(worker, 'tell', path=path)
-        process.wait(lambda: os.path.exists(path), 10,
+        process.wait(lambda: os.path.exists(path), TAKEN,
                      'the state of process %d' % worker.pid)
         with open(path) as stream:
             state = json.load(stream)
@@ -137,7 +139,7 @@ class Faults:
             json.dump(dict(parameters, fault=fault), stream)
         os.rename(path + '.new', path)
         worker.send_signal(SIGNAL)
-        process.wait(lambda: not os.path.exists(path), 10,
+        process.wait(lambda: not os.path.exists(path), TAKEN,
                      'process %d to take the fault %s' % (worker.pid, fault))
 
     def close(self):
