@@ -54,8 +54,8 @@ KOLLA = {'oslo_messaging_rabbit': {
     'rabbit_stream_fanout': True, 'use_queue_manager': True,
     'rabbit_qos_prefetch_count': 50}}
 
-# What eventlet says of a pipe of oslo.service's when a parent ends, with Python
-# 3.13 and on stock too.
+# What eventlet says of a pipe of oslo.service's when a parent ends, with
+# Python 3.13 and on stock too.
 EVENTLET_ENDS = re.compile(
     r"""^Exception ignored in: <_io\.TextIOWrapper mode='r'.*
 Traceback \(most recent call last\):
