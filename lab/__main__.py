@@ -71,8 +71,8 @@ def parse(argv):
         prog='run.py lab ' + first.command, description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', metavar='DIR', default='build/lab',
-                        help='where tables and pictures are written '
-                             '(default: %(default)s)')
+                        help='where tables and pictures are written, from '
+                             'the repository on (default: %(default)s)')
     module.add_arguments(parser)
     args = parser.parse_args(first.arguments)
     args.command, args.arguments = first.command, first.arguments

@@ -19,6 +19,7 @@ variant that is compared with another one stand the ratios of the same rounds.
 
 import contextlib
 
+from lab import commands
 from lab import LabError
 from lab.measure import computes
 from lab.measure import healthy
@@ -58,13 +59,10 @@ def add_arguments(parser):
         + f' (default: {" ".join(USUAL)})')
     parser.add_argument('--quick', action='store_true',
                         help='one round of less; within ten minutes')
-    parser.add_argument('--stock', metavar='TREE',
-                        help='folder of a nova without the series (default: '
-                             'made of the built tree)')
+    commands.add_stock(parser)
     parser.add_argument('--rounds', type=int, metavar='N',
                         help='(default: 5, or 1)')
-    parser.add_argument('--mode', choices=('threading', 'eventlet'),
-                        help='(default: threading, if it has that)')
+    commands.add_mode(parser)
     parser.add_argument('--service', default='scheduler',
                         choices=('scheduler', 'conductor'),
                         help='whose workers (default: %(default)s)')

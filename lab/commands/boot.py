@@ -18,6 +18,7 @@ threads wait for ever), or slow. Each case has workers of its own. The cases of
 nova-conductor are left out where its workers have no worker hosts.
 """
 
+from lab import commands
 from lab import LabError
 from lab.measure import boots
 from lab.servers import cloud
@@ -63,9 +64,7 @@ def add_arguments(parser):
     parser.add_argument('--quick', action='store_true',
                         help='24 servers, and not all cases; within ten '
                              'minutes')
-    parser.add_argument('--stock', metavar='TREE',
-                        help='folder of a nova without the series (default: '
-                             'made of the built tree)')
+    commands.add_stock(parser)
     parser.add_argument('--servers', type=int, metavar='N',
                         help='(default: 60, or 24)')
     parser.add_argument('--at-once', type=int, default=8, metavar='N',
@@ -74,8 +73,7 @@ def add_arguments(parser):
     parser.add_argument('--limit', type=int, metavar='SECONDS',
                         help='how long to wait for a server that becomes '
                              'neither (default: 60, or 30)')
-    parser.add_argument('--mode', choices=['threading', 'eventlet'],
-                        help='(default: that of the release)')
+    commands.add_mode(parser)
 
 
 def checked(args):

@@ -22,6 +22,7 @@ import time
 
 import prettytable
 
+from lab import commands
 from lab import LabError
 from lab.servers import broker
 from lab.servers import cloud
@@ -144,8 +145,7 @@ def add_arguments(parser):
     parser.add_argument('--tree', help='folder of the nova to run (default: '
                                        'the installed one)')
     parser.add_argument('--workers', type=int, default=3)
-    parser.add_argument('--mode', choices=['threading', 'eventlet'],
-                        help='(default: threading, if it has that)')
+    commands.add_mode(parser)
 
 
 def main(args, results):

@@ -28,6 +28,7 @@ and how it was at each time, is written beside the tables.
 import math
 import os
 
+from lab import commands
 from lab.measure import faults
 from lab.servers import cloud
 
@@ -46,11 +47,8 @@ def add_arguments(parser):
                         ', '.join(NAMES))
     parser.add_argument('--quick', action='store_true',
                         help=f'{", ".join(QUICK)}; within ten minutes')
-    parser.add_argument('--mode', choices=('threading', 'eventlet'),
-                        help='(default: threading, if it has that)')
-    parser.add_argument('--stock', metavar='TREE',
-                        help='folder of a nova without the series (default: '
-                             'made of the built tree)')
+    commands.add_mode(parser)
+    commands.add_stock(parser)
 
 
 def main(args, results):

@@ -24,6 +24,7 @@ import types
 
 import kombu
 
+from lab import commands
 from lab import LabError
 from lab.measure import idle
 from lab.measure import pairs
@@ -59,11 +60,8 @@ def add_arguments(parser):
     parser.add_argument('--workers', type=int, nargs='+', metavar='N',
                         help='three numbers of identities or more (default: '
                              '%s)' % ' '.join(map(str, FULL.workers)))
-    parser.add_argument('--stock', metavar='TREE',
-                        help='folder of a nova without the series (default: '
-                             'made of the built tree)')
-    parser.add_argument('--mode', choices=('threading', 'eventlet'),
-                        help='(default: threading, if it has that)')
+    commands.add_stock(parser)
+    commands.add_mode(parser)
     parser.set_defaults(service='scheduler')
 
 
@@ -267,8 +265,7 @@ def on_paper(args, results, made):
 
 def main(args, results):
     sizes = checked(args)
-    if not database.MariaDB().answers():
-        raise LabError('no MariaDB answers at 127.0.0.1:3306')
+    database.MariaDB().check()
     real = held_by_real(args, results, sizes.real)
     connection = sizes_of_connections(results, sizes.connections)
     found, limits = identities(args, results)

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import time
 
+from lab import commands
 from lab import LabError
 from lab.servers import cloud
 from lab.servers import whole
@@ -43,8 +44,7 @@ def add_arguments(parser):
                         help='nova-computes (default: %(default)s)')
     parser.add_argument('--stock', action='store_true',
                         help='nova without the series')
-    parser.add_argument('--mode', choices=['threading', 'eventlet'],
-                        help='(default: that of the release)')
+    commands.add_mode(parser)
     parser.add_argument('--run', nargs=argparse.REMAINDER, metavar='COMMAND',
                         help='run this when it is up, and end with it; it is '
                              'the last option, and what is a shell\'s is in '
