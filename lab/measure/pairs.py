@@ -128,8 +128,8 @@ def start_cloud(args, stack, conf=None, own_database=False):
     """
     if not broker.PrivateBroker.available():
         raise LabError('no RabbitMQ is installed')
-    if not own_database and not database.MariaDB().answers():
-        raise LabError('no MariaDB answers at 127.0.0.1:3306')
+    if not own_database:
+        database.MariaDB().check()
     private = found = stack.enter_context(broker.PrivateBroker())
     if getattr(args, 'delay', 0):
         found = stack.enter_context(

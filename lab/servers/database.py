@@ -150,6 +150,14 @@ class MariaDB:
         except exc.OperationalError:
             return False
 
+    def check(self):
+        """Go on only if it answers.
+
+        :raises LabError: when it does not answer
+        """
+        if not self.answers():
+            raise LabError('no MariaDB answers at 127.0.0.1:%d' % self.port)
+
 
 class PrivateMariaDB(MariaDB, process.PrivateServer):
     """A MariaDB of one's own, which a test can stop and start again."""
@@ -335,15 +343,15 @@ class Database:
 
         A process that runs already does not see it.
         """
-        self.execute('api', 'UPDATE cell_mappings SET '
-                     "database_connection = :url WHERE name = 'cell1'",
-                     url=url)
+        self._map('database_connection', url)
 
     def map_broker(self, transport_url):
         """The same for the broker of the cell."""
-        self.execute('api', 'UPDATE cell_mappings SET '
-                     "transport_url = :url WHERE name = 'cell1'",
-                     url=transport_url)
+        self._map('transport_url', transport_url)
+
+    def _map(self, column, url):
+        self.execute('api', f'UPDATE cell_mappings SET {column} = :url '
+                     "WHERE name = 'cell1'", url=url)
 
     def _begin(self, name):
         return sqlalchemy.create_engine(
