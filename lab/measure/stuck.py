@@ -79,7 +79,9 @@ def measure(made, args, fault, conf, tree, more):
             'timeline': [
                 [since + STEP / 2, callers.counts(
                     began + since, began + since + STEP).answered / STEP]
-                for since in range(0, pairs.RATE + args.seconds, STEP)]}
+                # The last one is whole.
+                for since in range(0, pairs.RATE + args.seconds - STEP + 1,
+                                   STEP)]}
 
 
 def pictures(results, found, measured):
