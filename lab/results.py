@@ -115,8 +115,9 @@ class Results:
         self.about = {
             'date': datetime.datetime.now(datetime.timezone.utc).strftime(
                 '%Y-%m-%d %H:%M UTC'),
-            'command': shlex.join(['python3', 'tools/run.py', 'lab', command,
-                                   *arguments]),
+            # With the release and the Python, where those were asked for.
+            'command': os.environ.get('LAB_COMMAND') or shlex.join(
+                ['python3', 'tools/run.py', 'lab', command, *arguments]),
             'machine': machine(),
             'versions': versions(),
         }

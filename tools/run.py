@@ -25,6 +25,7 @@ with, in an environment of its own.
 
 import argparse
 import os
+import shlex
 import sys
 
 import changes
@@ -214,7 +215,10 @@ def run_lab(release, args, python=None, extra=True):
     os.chdir(ROOT)
     sys.stdout.flush()
     os.execve(python, [str(python), '-m', 'lab', *args], {
-        **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))})
+        **os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path)),
+        # What it has found is told with the command that finds it again.
+        'LAB_COMMAND': shlex.join(['python3', 'tools/run.py',
+                                   *sys.argv[1:]])})
 
 
 # Of more than one suite, or of another base; the last two take no filter.

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from unittest import mock
 
+import fixtures
 import testtools
 
 from lab import __main__ as lab_main
@@ -124,6 +125,12 @@ class TestResults(ResultsTest):
         self.assertEqual([[.5, 'one worker stuck']], lines['marks'])
         self.assertEqual(['MiB', 'seconds'], list(panels['panels']))
         self.assertEqual([60, 60], bars['series']['series'])
+
+    def test_command(self):
+        # As tools/run.py was called, with what is before "lab".
+        asked = 'python3 tools/run.py --release 2025.1 lab try'
+        self.useFixture(fixtures.EnvironmentVariable('LAB_COMMAND', asked))
+        self.assertEqual(asked, results.Results('try').about['command'])
 
     def test_markdown(self):
         self.fill(self.results).save()
