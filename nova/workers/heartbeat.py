@@ -12,11 +12,10 @@
 
 """A heartbeat that travels through the worker's own queue.
 
-nova's services write their heartbeat on a timer, so a service is up for as
-long as that timer runs, whatever became of the rest of it. Here the timer
-sends a message to the worker's own RPC server, and the heartbeat is written
-when that message runs. So ``up`` means: this worker takes messages from its
-queue and runs them.
+nova's services write their heartbeat on a timer, so a service is up as long as
+that timer runs, whatever became of the rest. Here the timer sends a message to
+the worker's own RPC server, and the heartbeat is written when that runs. So
+``up`` means: this worker takes messages from its queue and runs them.
 """
 
 import time
@@ -28,6 +27,7 @@ import oslo_messaging as messaging
 import nova.conf
 from nova import context
 from nova import rpc
+from nova.servicegroup import api
 from nova.workers import excuse
 from nova.workers import record
 from nova.workers import rpcserver
@@ -81,10 +81,12 @@ class Heartbeat:
         self._client = rpc.get_client(messaging.Target(topic=service.topic))
         self._begin()
         if interval := service.report_interval:
+            # As nova's other services: until then, more workers may start.
             for seconds, function in ((interval, self._send),
                                       (interval / CHECKS, self._check)):
                 service.tg.add_timer_args(
-                    seconds, function, stop_on_exception=False)
+                    seconds, function, stop_on_exception=False,
+                    initial_delay=min(interval, api.INITIAL_REPORTING_DELAY))
 
     def _begin(self):
         """A message for this worker begins to run."""
@@ -125,9 +127,8 @@ class Heartbeat:
 
     def _send_again(self, client):
         """Send one if none is in the queue, by a client of its own."""
-        queued = self._sent is not None and (
-            self.bound.full or
-            time.monotonic() - self._sent < excuse.reconnect_time())
+        queued = self._sent is not None and (self.bound.full or (
+            time.monotonic() - self._sent < excuse.reconnect_time()))
         if queued or self._writing or self._waiting is None:
             return
         self._sent = time.monotonic()

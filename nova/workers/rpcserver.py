@@ -124,10 +124,9 @@ class RPCServer:
 
     def acquire(self, timeout=None):
         """A message is about to run; as the method of a semaphore."""
-        if not self._bound.acquire(timeout):
-            return False
-        self._on_begin()
-        return True
+        if begins := self._bound.acquire(timeout):
+            self._on_begin()
+        return begins
 
     def _hook_into(self, server):
         # For an oslo.messaging whose servers know no limit.

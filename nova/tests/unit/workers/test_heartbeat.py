@@ -152,9 +152,19 @@ class HeartbeatTestCase(test.NoDBTestCase):
             [(INTERVAL, self.heartbeat._send),
              (INTERVAL / 5, self.heartbeat._check)],
             [timer.args for timer in timers])
-        # A timer ends with the first exception by default.
-        self.assertEqual([{'stop_on_exception': False}] * 2,
-                         [timer.kwargs for timer in timers])
+        # A timer ends with the first exception by default. And a node with
+        # many workers starts them all first.
+        self.assertEqual(
+            [{'stop_on_exception': False, 'initial_delay': 5}] * 2,
+            [timer.kwargs for timer in timers])
+
+    def test_first_message_within_an_interval(self):
+        # Or the record would be down where service_down_time is short.
+        self.server.report_interval = 2
+        self.start()
+        self.assertEqual(
+            [2, 2], [timer.kwargs['initial_delay'] for timer in
+                     self.server.tg.add_timer_args.call_args_list])
 
     def test_no_heartbeat_without_report_interval(self):
         self.server.report_interval = 0
