@@ -21,8 +21,7 @@ from lab.spread import Spread
 
 TITLE = 'Start until all consume, and memory of all processes'
 
-# As each has written its first heartbeat by then, and loaded what that takes.
-CONF = {'DEFAULT': {'report_interval': 2, 'service_down_time': 60}}
+# Seconds after the first heartbeats, when each has loaded what they take.
 SETTLE = 10
 
 
@@ -32,7 +31,7 @@ def add_arguments(group):
 
 
 def variants(args, stack):
-    made = pairs.start_cloud(args, stack, CONF)
+    made = pairs.start_cloud(args, stack)
     for workers in args.workers:
         yield from pairs.compared(
             args, functools.partial(measure, made, args, workers),
