@@ -27,7 +27,10 @@ import sys
 import tempfile
 import traceback
 
+import psutil
+
 from lab import LabError
+from lab import process
 from lab import results as lab_results
 
 # Ctrl-C, who ends us, and a terminal that is closed.
@@ -132,4 +135,8 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        # A signal may come before whoever starts a child knows of it.
+        process.end(psutil.Process().children(recursive=True), 0)

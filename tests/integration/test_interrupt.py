@@ -14,6 +14,7 @@
 
 import os
 from pathlib import Path
+import re
 import signal
 import sys
 
@@ -26,6 +27,22 @@ from lab.servers import database
 from tests.integration import base
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# The first child that the lab starts lives, and the lab is told to end before
+# anybody knows of it.
+UNKNOWN = '''
+import os, runpy, signal
+import psutil
+
+class Popen(psutil.Popen):
+    def __init__(self, command, **options):
+        super().__init__(['sleep', '600'], **options)
+        print('started', self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+psutil.Popen = Popen
+runpy.run_module('lab', run_name='__main__')
+'''
 
 
 @ddt.ddt
@@ -72,3 +89,17 @@ class InterruptTestCase(base.LabTestCase):
         self.assertEqual([], [name for name, in names
                               if name.startswith('lab_%d_' % lab.pid)])
         self.assertEqual(['log'], os.listdir(folder))
+
+    def test_child_that_nobody_knows_of_yet(self):
+        folder = self.useFixture(fixtures.TempDir()).path
+        with process.Child(
+                [sys.executable, '-c', UNKNOWN, 'demo', '--output', folder],
+                folder + '/log', {
+                    'LAB_AMQP_URL': base.rabbitmq().url,
+                    'TMPDIR': folder}) as lab:
+            process.wait(lambda: not lab.running(), 60, 'it to end', lab.log)
+        self.assertEqual(130, lab.returncode)
+        (pid,) = re.findall('^started (.*)', lab.log(), re.MULTILINE)
+        if psutil.pid_exists(int(pid)):
+            os.kill(int(pid), signal.SIGKILL)
+            self.fail('the child that it started is left')
