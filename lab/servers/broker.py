@@ -111,7 +111,12 @@ class Broker:
 class PrivateBroker(Broker, process.PrivateServer):
     """A RabbitMQ of one's own, which a test can stop and start again."""
 
-    def __init__(self):
+    def __init__(self, conf=''):
+        """Choose its port.
+
+        :param conf: the text of its rabbitmq.conf
+        """
+        self.conf = conf
         self.port = process.free_port()
         super().__init__('amqp://guest:guest@127.0.0.1:%d/' % self.port)
 
@@ -129,10 +134,16 @@ class PrivateBroker(Broker, process.PrivateServer):
         if self.folder is None:
             self.folder = tempfile.mkdtemp(prefix='lab-rabbitmq-')
             self.dist_port = process.free_port()
+            with open(self._conf_path, 'w') as stream:
+                stream.write(self.conf)
         self.child = process.Child(
             [SERVER], os.path.join(self.folder, 'output'), self._env())
         process.wait(self._answers, timeout, 'RabbitMQ on port %d' % self.port,
                      self.child.log)
+
+    @property
+    def _conf_path(self):
+        return os.path.join(self.folder, 'rabbitmq.conf')
 
     def _answers(self):
         if not self.child.running():
@@ -198,6 +209,6 @@ class PrivateBroker(Broker, process.PrivateServer):
             'RABBITMQ_PID_FILE': os.path.join(self.folder, 'pid'),
             'RABBITMQ_ENABLED_PLUGINS_FILE': os.path.join(
                 self.folder, 'enabled_plugins'),
-            'RABBITMQ_CONFIG_FILE': os.path.join(self.folder, 'none'),
+            'RABBITMQ_CONFIG_FILE': self._conf_path,
             'RABBITMQ_CONF_ENV_FILE': os.path.join(self.folder, 'none'),
         }
