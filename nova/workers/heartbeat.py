@@ -81,7 +81,7 @@ class Heartbeat:
         self._client = rpc.get_client(messaging.Target(topic=service.topic))
         self._begin()
         if interval := service.report_interval:
-            # As nova's other services: until then, more workers may start.
+            # As late as in nova's other services: all workers start first.
             for seconds, function in ((interval, self._send),
                                       (interval / CHECKS, self._check)):
                 service.tg.add_timer_args(
