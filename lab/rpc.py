@@ -42,8 +42,13 @@ CONTEXT = {'user_id': 'lab', 'project_id': 'lab', 'is_admin': True,
            'roles': ['admin'], 'read_deleted': 'no'}
 
 
-def _context():
-    return dict(CONTEXT, request_id='req-%s' % uuid.uuid4())
+def request_id():
+    """A name for a request that no other one has."""
+    return 'req-%s' % uuid.uuid4()
+
+
+def _context(name=None):
+    return dict(CONTEXT, request_id=name or request_id())
 
 
 def aggregate(name):
@@ -115,15 +120,18 @@ class Client:
         """Send a ping, and wait for nothing."""
         self.client.prepare(server=server).cast(_context(), 'ping', arg='lab')
 
-    def work(self, timeout=5, server=None):
+    def work(self, timeout=5, server=None, name=None):
         """Have a worker run a request that costs it nothing.
 
         A request to the manager, while liveness probes ask another endpoint:
         a scheduler forgets an aggregate that nobody knows, and a conductor
         reads the faults of no servers.
+
+        :param name: the id of the request, by which ``Faults.executions``
+            know it
         """
         method, arguments = _work(self.topic)
-        self._call(server, timeout, method, **arguments)
+        self._call(server, timeout, method, name, **arguments)
 
     def look_up(self, timeout=5, server=None):
         """Have a worker read from the API database.
@@ -172,18 +180,18 @@ class Client:
         method, arguments = _get(*what)
         self._call(server, timeout, method, **arguments)
 
-    def _call(self, server, timeout, method, **arguments):
+    def _call(self, server, timeout, method, name=None, **arguments):
         self._manager(server=server, timeout=timeout).call(
-            _context(), method, **arguments)
+            _context(name), method, **arguments)
 
     def _manager(self, **options):
         return self.client.prepare(
             namespace=None, version=VERSIONS[self.topic], **options)
 
-    def cast_work(self, server=None):
+    def cast_work(self, server=None, name=None):
         """Send a request as ``work`` does, and wait for nothing."""
         method, arguments = _work(self.topic)
-        self._manager(server=server).cast(_context(), method, **arguments)
+        self._manager(server=server).cast(_context(name), method, **arguments)
 
     def cast_aggregate(self, name, method='update_aggregates'):
         """Tell all schedulers of an aggregate, as nova-api does.
@@ -216,6 +224,33 @@ class Client:
 
 Counts = collections.namedtuple('Counts', 'answered lost failed')
 
+#: What became of a call. ``began`` and ``ended`` in seconds since the start of
+#: the callers; ``outcome`` as a field of ``Counts``; ``name`` the id of the
+#: request, None without ``named``; ``error`` a text, None if answered.
+Call = collections.namedtuple('Call', 'began ended outcome name error')
+
+#: Names of requests: ``twice``, those that were begun more than once;
+#: ``never``, those that were sent and never begun; ``begun``, those that were
+#: begun and got no answer.
+Ran = collections.namedtuple('Ran', 'twice never begun')
+
+
+def ran(calls, executions):
+    """What became of requests, by those who sent and those who ran them.
+
+    :param calls: list of ``Call`` with names; what was sent without waiting
+        counts as answered
+    :param executions: list of ``lab.faults.Execution``
+    :returns: ``Ran``, each field a list in the order of the calls
+    """
+    times = collections.Counter(execution.name for execution in executions)
+    return Ran(
+        [call.name for call in calls if times[call.name] > 1],
+        [call.name for call in calls
+         if not times[call.name] and call.outcome != 'failed'],
+        [call.name for call in calls
+         if times[call.name] and call.outcome == 'lost'])
+
 
 class Callers:
     """Threads which call the topic again and again, and count.
@@ -225,7 +260,7 @@ class Callers:
     """
 
     def __init__(self, client, n=8, timeout=5, server=None, limit=600,
-                 call=None, pause=0):
+                 call=None, pause=0, named=False):
         """Set them up; they start with ``start`` or a ``with``.
 
         :param client: a ``Client``
@@ -235,13 +270,18 @@ class Callers:
         :param limit: seconds after which they end in any case
         :param call: what to call with the timeout, in place of a ping
         :param pause: seconds that each waits before a call
+        :param named: whether ``call`` takes a ``name``, one of its own for
+            each
         """
         self.timeout = timeout
         self.call = call or functools.partial(client.ping, server)
         self.limit = limit
         self.pause = pause
+        self.named = named
         self.began = None
         self._calls = []
+        # Of the calls under way, by thread.
+        self._names = {}
         self._stop = threading.Event()
         # Daemons: a program that fails never waits for them.
         self._threads = [threading.Thread(target=self._run, daemon=True)
@@ -251,16 +291,24 @@ class Callers:
         while (not self._stop.wait(self.pause) and
                self.elapsed() < self.limit):
             began = self.elapsed()
+            name = request_id() if self.named else None
+            self._names[threading.current_thread()] = name
+            outcome, error = 'answered', None
             try:
-                self.call(self.timeout)
-                outcome = 'answered'
-            except oslo_messaging.MessagingTimeout:
-                outcome = 'lost'
-            except Exception:
-                outcome = 'failed'
-                self._stop.wait(0.1)
+                self.call(self.timeout, **({'name': name} if name else {}))
+            except oslo_messaging.MessagingTimeout as exc:
+                outcome, error = 'lost', str(exc)
+            except Exception as exc:
+                outcome, error = 'failed', str(exc) or repr(exc)
             # Appending is atomic.
-            self._calls.append((began, self.elapsed(), outcome))
+            self._calls.append(
+                Call(began, self.elapsed(), outcome, name, error))
+            if outcome == 'failed':
+                self._stop.wait(0.1)
+
+    def calls(self):
+        """Those that have ended, a list of ``Call``."""
+        return list(self._calls)
 
     def elapsed(self):
         """Seconds since the start."""
@@ -272,8 +320,8 @@ class Callers:
         :param began: leave out the calls that began before
         """
         found = collections.Counter(
-            outcome for start, end, outcome in list(self._calls)
-            if since <= end < until and start >= began)
+            call.outcome for call in self.calls()
+            if since <= call.ended < until and call.began >= began)
         return Counts(*(found[name] for name in Counts._fields))
 
     def wait_answered(self, count, timeout=120, log=None):
@@ -289,8 +337,9 @@ class Callers:
 
     def latencies(self, since=0, until=float('inf')):
         """The seconds that calls answered between two times took, sorted."""
-        return sorted(end - start for start, end, outcome in list(self._calls)
-                      if outcome == 'answered' and since <= end < until)
+        return sorted(call.ended - call.began for call in self.calls()
+                      if call.outcome == 'answered' and
+                      since <= call.ended < until)
 
     def timeline(self, width=5):
         """The counts of each ``width`` seconds since the start."""
@@ -323,7 +372,9 @@ class Callers:
             if thread.is_alive():
                 # Whatever becomes of it, it had no answer in time.
                 now = self.elapsed()
-                self._calls.append((now - self.timeout - 5, now, 'lost'))
+                self._calls.append(Call(now - self.timeout - 5, now, 'lost',
+                                        self._names.get(thread),
+                                        'it does not end'))
 
     def __enter__(self):
         return self.start()

@@ -17,6 +17,7 @@ finds on PYTHONPATH: ours (``inject/``) installs a handler of a real-time
 signal, which executes what stands in a file named after the process.
 """
 
+import collections
 import json
 import os
 import shutil
@@ -28,8 +29,13 @@ from lab import process
 SIGNAL = signal.SIGRTMIN + 5
 INJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inject')
 VARIABLE = 'LAB_FAULTS'
+TRACE = 'LAB_TRACE'
 # Seconds until a worker has taken one, on a machine that is busy.
 TAKEN = 30
+
+#: That a worker began to run a request: ``name`` is the id of the request,
+#: ``at`` the monotonic time, which is the same in all processes.
+Execution = collections.namedtuple('Execution', 'name pid at')
 
 
 class Faults:
@@ -41,10 +47,33 @@ class Faults:
 
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix='lab-faults-')
+        self._env = {VARIABLE: self.folder}
 
     def env(self):
         """What to add to the environment of the process."""
-        return {VARIABLE: self.folder}
+        return dict(self._env)
+
+    def trace(self):
+        """Have the processes that start from now on trace ``Client.work``.
+
+        Each worker, whenever it is forked, notes each request that it begins
+        to run, for ``executions``. A worker with a fault does so before it
+        waits or fails.
+        """
+        self._env[TRACE] = os.path.join(self.folder, 'trace')
+
+    def executions(self):
+        """What was traced up to now.
+
+        :returns: list of ``Execution``
+        """
+        try:
+            with open(self._env[TRACE]) as stream:
+                lines = stream.read().splitlines()
+        except FileNotFoundError:
+            return []
+        return [Execution(name, int(pid), float(at))
+                for name, pid, at in map(str.split, lines)]
 
     @staticmethod
     def stop(worker):

@@ -26,6 +26,16 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+# What runs ``lab.rpc.Client.work``: module -> class and method. The first
+# argument is the context of the request.
+TRACED = {
+    'nova.scheduler.manager': ('SchedulerManager', 'delete_aggregate'),
+    'nova.conductor.manager': ('ConductorManager',
+                               'object_class_action_versions')}
+
+# As it is now: eventlet's own is for pipes.
+write = os.write
+
 # What calls wait for; another fault takes its place and ends it.
 current = [None]
 
@@ -198,6 +208,47 @@ def _replace(owner, name, seconds, concerned=lambda self: True):
     setattr(owner, name, method)
 
 
+class Tracer:
+    """Has the methods traced in each process that imports their modules.
+
+    The parent does before it forks, so no worker runs one before.
+    """
+
+    def find_spec(self, name, path=None, target=None):
+        """Find a module as all others do; called by each import."""
+        if name not in TRACED:
+            return None
+        owner, method = TRACED.pop(name)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            _trace(getattr(module, owner), method)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _trace(owner, name):
+    original = getattr(owner, name)
+
+    def method(self, context, *args, **kwargs):
+        line = '%s %d %.6f\n' % (context.request_id, os.getpid(),
+                                 time.monotonic())
+        # One write each, so the lines of all processes stay whole.
+        trace = os.open(os.environ['LAB_TRACE'],
+                        os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            write(trace, line.encode())
+        finally:
+            os.close(trace)
+        return original(self, context, *args, **kwargs)
+
+    method.__name__ = name
+    setattr(owner, name, method)
+
+
 def handle(signum, frame):
     path = os.path.join(os.environ['LAB_FAULTS'], str(os.getpid()))
     with open(path) as stream:
@@ -218,4 +269,6 @@ def chain():
 
 if 'LAB_FAULTS' in os.environ:
     signal.signal(signal.SIGRTMIN + 5, handle)
+if 'LAB_TRACE' in os.environ:
+    sys.meta_path.insert(0, Tracer())
 chain()
