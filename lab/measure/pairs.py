@@ -120,11 +120,13 @@ def compared(args, measure, suffix='', **details):
                       name, **details)
 
 
-def start_cloud(args, stack, conf=None, own_database=False):
+def start_cloud(args, stack, conf=None, own_database=False,
+                database_options=()):
     """A cloud with a broker of its own, ended with the stack.
 
     :param conf: configuration of all services
     :param own_database: whether nobody else is to use its MariaDB either
+    :param database_options: more arguments of that MariaDB
     """
     if not broker.PrivateBroker.available():
         raise LabError('no RabbitMQ is installed')
@@ -140,7 +142,8 @@ def start_cloud(args, stack, conf=None, own_database=False):
             raise LabError('no MariaDB is installed')
         databases = stack.enter_context(database.Database(
             found.transport_url,
-            stack.enter_context(database.PrivateMariaDB())))
+            stack.enter_context(
+                database.PrivateMariaDB(database_options))))
     made = stack.enter_context(cloud.Cloud(found, databases, conf))
     made.private_broker = private
     made.topic = args.service

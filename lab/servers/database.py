@@ -138,9 +138,17 @@ class MariaDB:
         with engine.connect() as connection:
             return connection.exec_driver_sql(statement).all()
 
-    def statements(self):
-        """How many statements clients have sent since it was started."""
-        return int(self.query("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+    def status(self, *names):
+        """What the server has counted since it was started.
+
+        To ask is one statement more, and no commit.
+
+        :param names: of its status variables
+        :returns: list of integers, one for each name
+        """
+        found = dict(self.query('SHOW GLOBAL STATUS WHERE Variable_name IN '
+                                '(%s)' % ', '.join(map(repr, names))))
+        return [int(found[name]) for name in names]
 
     def answers(self):
         """Whether it answers and lets us in."""
@@ -162,7 +170,12 @@ class MariaDB:
 class PrivateMariaDB(MariaDB, process.PrivateServer):
     """A MariaDB of one's own, which a test can stop and start again."""
 
-    def __init__(self):
+    def __init__(self, options=()):
+        """Choose its port.
+
+        :param options: more arguments of the server
+        """
+        self.options = options
         super().__init__(process.free_port())
 
     @staticmethod
@@ -188,7 +201,7 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
              # Each process of nova may have dozens of them.
              '--max-connections=1000',
              # Nobody will need this data after a power cut.
-             '--innodb-flush-log-at-trx-commit=0'],
+             '--innodb-flush-log-at-trx-commit=0', *self.options],
             os.path.join(self.folder, 'output'), self._env)
         process.wait(self.answers, timeout, 'MariaDB on port %d' % self.port,
                      self.child.log)
