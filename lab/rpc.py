@@ -13,6 +13,7 @@
 """Calling a scheduler's workers over oslo.messaging, as liveness probes do."""
 
 import collections
+import contextlib
 import functools
 import threading
 import time
@@ -133,20 +134,22 @@ class Client:
         method, arguments = _work(self.topic)
         self._call(server, timeout, method, name, **arguments)
 
-    def look_up(self, timeout=5, server=None):
+    def look_up(self, timeout=5, server=None, name=None):
         """Have a worker read from the API database.
 
         A scheduler looks where a compute host is that it does not know, and
         does so each time, as the host seems to have an instance that it has
         not. A conductor looks for that host's aggregates.
+
+        :param name: as for ``work``
         """
         if self.topic == 'scheduler':
-            self._call(server, timeout, 'sync_instance_info',
+            self._call(server, timeout, 'sync_instance_info', name,
                        host_name='nobody',
                        instance_uuids=[str(uuid.uuid4())])
         else:
-            self._get(server, timeout, 'AggregateList', '1.3', 'get_by_host',
-                      'nobody')
+            self._get(server, timeout, name, 'AggregateList', '1.3',
+                      'get_by_host', 'nobody')
 
     def read(self, timeout=5, server=None):
         """Have a worker read from the database of a cell.
@@ -157,7 +160,7 @@ class Client:
         if self.topic == 'scheduler':
             self.schedule(timeout, server)
         else:
-            self._get(server, timeout, 'InstanceFaultList', '1.2',
+            self._get(server, timeout, None, 'InstanceFaultList', '1.2',
                       'get_by_instance_uuids', [str(uuid.uuid4())])
 
     def schedule(self, timeout=5, server=None):
@@ -176,9 +179,9 @@ class Client:
             if exc.exc_type != 'NoValidHost':
                 raise
 
-    def _get(self, server, timeout, *what):
+    def _get(self, server, timeout, name, *what):
         method, arguments = _get(*what)
-        self._call(server, timeout, method, **arguments)
+        self._call(server, timeout, method, name, **arguments)
 
     def _call(self, server, timeout, method, name=None, **arguments):
         self._manager(server=server, timeout=timeout).call(
@@ -283,13 +286,14 @@ class Callers:
         # Of the calls under way, by thread.
         self._names = {}
         self._stop = threading.Event()
+        self._may_call = threading.Event()
+        self._may_call.set()
         # Daemons: a program that fails never waits for them.
         self._threads = [threading.Thread(target=self._run, daemon=True)
                          for _ in range(n)]
 
     def _run(self):
-        while (not self._stop.wait(self.pause) and
-               self.elapsed() < self.limit):
+        while self._goes_on():
             began = self.elapsed()
             name = request_id() if self.named else None
             self._names[threading.current_thread()] = name
@@ -305,6 +309,20 @@ class Callers:
                 Call(began, self.elapsed(), outcome, name, error))
             if outcome == 'failed':
                 self._stop.wait(0.1)
+
+    def _goes_on(self):
+        self._stop.wait(self.pause)
+        self._may_call.wait()
+        return not self._stop.is_set() and self.elapsed() < self.limit
+
+    @contextlib.contextmanager
+    def resting(self):
+        """Have nobody begin a call meanwhile; those under way go on."""
+        self._may_call.clear()
+        try:
+            yield
+        finally:
+            self._may_call.set()
 
     def calls(self):
         """Those that have ended, a list of ``Call``."""
@@ -366,6 +384,7 @@ class Callers:
         A call ends within its timeout; whatever does not is left to itself.
         """
         self._stop.set()
+        self._may_call.set()
         end = time.monotonic() + self.timeout + 5
         for thread in self._threads:
             thread.join(max(0, end - time.monotonic()))

@@ -60,3 +60,19 @@ class TestCallers(testtools.TestCase):
 
             self.assertEqual({(outcome, 'late')},
                              {call[2::2] for call in self.calls(call)})
+
+    def test_resting(self):
+        with rpc.Callers(None, 2, call=lambda timeout: None, pause=0.01
+                         ) as callers:
+            callers.wait_answered(2)
+            with callers.resting():
+                # Those under way have ended once nothing more is counted.
+                count = None
+                while count != len(callers.calls()):
+                    count = len(callers.calls())
+                    time.sleep(0.1)
+            callers.wait_answered(2)
+            with callers.resting():
+                callers.stop()
+        self.assertEqual([], [thread for thread in callers._threads
+                              if thread.is_alive()])
