@@ -54,11 +54,12 @@ class Faults:
         return dict(self._env)
 
     def trace(self):
-        """Have the processes that start from now on trace ``Client.work``.
+        """Have the processes that start from now on trace requests.
 
-        Each worker, whenever it is forked, notes each request that it begins
-        to run, for ``executions``. A worker with a fault does so before it
-        waits or fails.
+        That is ``work`` and ``look_up`` of ``lab.rpc.Client``. Each worker,
+        whenever it is forked, notes each request that it begins to run, for
+        ``executions``. A worker with a fault does so before it waits or
+        fails.
         """
         self._env[TRACE] = os.path.join(self.folder, 'trace')
 
@@ -106,6 +107,28 @@ class Faults:
     def slow(self, worker, seconds, method='ping'):
         """Let each call take seconds: a busy worker, but a sound one."""
         self._put(worker, 'slow', seconds=seconds, method=method)
+
+    def fail(self, worker, method='ping'):
+        """Let each call raise at once, as where no file can be opened.
+
+        :param method: as for ``block``
+        """
+        self._put(worker, 'fail', method=method)
+
+    def hang_start(self, parent):
+        """Let the next worker that a parent forks hang before it serves."""
+        self._put(parent, 'hang_start')
+
+    def hold_gil_at_stop(self, worker, seconds):
+        """The same as ``hold_gil``, once the worker is told to stop."""
+        self._put(worker, 'hold_gil_at_stop', seconds=seconds)
+
+    def connect(self, worker):
+        """Let it open connections to the main database, and keep them.
+
+        As many as the database gives it; it may take seconds.
+        """
+        self._put(worker, 'connect')
 
     def hang_reply(self, worker):
         """Let each reply wait until ``free``: requests run but do not end."""

@@ -108,14 +108,20 @@ class Middlebox:
             except TimeoutError:
                 return
 
-    def abandon(self):
+    def abandon(self, client=None):
         """Nothing passes ever again on the connections that there are.
 
         As if a firewall between had forgotten them: they stay half open. New
         ones pass.
+
+        :param client: a ``psutil.Process``, whose connections they are; those
+            of all if None
         """
+        ports = client and {
+            found.laddr.port for found in client.net_connections('tcp')}
         for connection in list(self._connections):
-            connection.abandoned = True
+            if ports is None or connection.port in ports:
+                connection.abandoned = True
 
     def hold_published(self):
         """Pass nothing more of a client from its next message on.
@@ -174,6 +180,8 @@ class _Connection:
 
     def __init__(self, box, client):
         self.abandoned = False
+        #: The one that the client has it on.
+        self.port = client.getpeername()[1]
         self._box = box
         self._client = client
         self._server = None

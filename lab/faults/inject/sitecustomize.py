@@ -16,6 +16,8 @@ Imported before everything else in the process, so it imports as little as
 it can: above all nothing that eventlet has to patch first.
 """
 
+import _thread
+import errno
 import importlib.machinery
 import importlib.util
 import json
@@ -26,15 +28,17 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# What runs ``lab.rpc.Client.work``: module -> class and method. The first
-# argument is the context of the request.
+# What runs ``work`` and ``look_up`` of ``lab.rpc.Client``: module -> class and
+# methods. The first argument is the context of the request.
 TRACED = {
-    'nova.scheduler.manager': ('SchedulerManager', 'delete_aggregate'),
-    'nova.conductor.manager': ('ConductorManager',
-                               'object_class_action_versions')}
+    'nova.scheduler.manager': ('SchedulerManager', (
+        'delete_aggregate', 'sync_instance_info')),
+    'nova.conductor.manager': ('ConductorManager', (
+        'object_class_action_versions',))}
 
-# As it is now: eventlet's own is for pipes.
+# As they are now: eventlet's own are for pipes, and no threads.
 write = os.write
+start_new_thread = _thread.start_new_thread
 
 # What calls wait for; another fault takes its place and ends it.
 current = [None]
@@ -69,6 +73,11 @@ def block(method):
 
 def slow(method, seconds):
     _replace(_owner(method), method, seconds)
+
+
+def fail(method):
+    _replace(_owner(method), method, 0, error=lambda: OSError(
+        errno.EMFILE, os.strerror(errno.EMFILE)))
 
 
 def hang_reply():
@@ -115,6 +124,47 @@ def _ahead(original, offset):
     return now
 
 
+def hang_start():
+    from nova import service
+    original = service.Service.start
+    path = os.path.join(os.environ['LAB_FAULTS'], 'hang_start')
+    with open(path, 'w'):
+        pass
+
+    def start(self):
+        try:
+            os.remove(path)
+        except FileNotFoundError:
+            # Another process was the first.
+            return original(self)
+        while True:
+            time.sleep(1)
+
+    service.Service.start = start
+
+
+def hold_gil_at_stop(seconds):
+    from nova import service
+    service.Service.stop = lambda self: hold_gil(seconds)
+
+
+def connect():
+    import sqlalchemy
+    from sqlalchemy import pool
+
+    from nova.db.main import api
+    engine = sqlalchemy.create_engine(
+        api.get_engine().url, poolclass=pool.NullPool)
+
+    def run():
+        while True:
+            memory.append(engine.connect())
+
+    # It ends with the error of the one that is refused. Not here: under
+    # eventlet nothing that waits may run in a handler of signals.
+    start_new_thread(run, ())
+
+
 def release(calls):
     current[0].tickets.extend([None] * calls)
 
@@ -154,8 +204,10 @@ def tell(path):
 class Wait:
     """What calls of a method wait for: some time, or a ticket each."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, error=None):
         self.seconds = seconds
+        # Makes the error that they end with; none if None.
+        self.error = error
         self.tickets = []
 
     def over(self, began):
@@ -185,10 +237,10 @@ def _owner(method):
     raise AttributeError(method)
 
 
-def _replace(owner, name, seconds, concerned=lambda self: True):
+def _replace(owner, name, seconds, concerned=lambda self: True, error=None):
     original = getattr(owner, name)
     original = getattr(original, 'original', original)
-    fault = current[0] = Wait(seconds)
+    fault = current[0] = Wait(seconds, error)
 
     def method(self, *args, **kwargs):
         running.append(None)
@@ -199,6 +251,8 @@ def _replace(owner, name, seconds, concerned=lambda self: True):
             # the green one: the pool hangs, but not the process.
             while concerned(self) and not fault.over(began):
                 time.sleep(min(0.05, seconds))
+            if fault.error and current[0] is fault:
+                raise fault.error()
             return original(self, *args, **kwargs)
         finally:
             running.pop()
@@ -218,13 +272,14 @@ class Tracer:
         """Find a module as all others do; called by each import."""
         if name not in TRACED:
             return None
-        owner, method = TRACED.pop(name)
+        owner, methods = TRACED.pop(name)
         spec = importlib.util.find_spec(name)
         execute = spec.loader.exec_module
 
         def exec_module(module):
             execute(module)
-            _trace(getattr(module, owner), method)
+            for method in methods:
+                _trace(getattr(module, owner), method)
 
         spec.loader.exec_module = exec_module
         return spec
