@@ -16,9 +16,7 @@ What operators do to a service that is in use, and that may lose no call.
 """
 
 import functools
-import os
 
-from lab import LabError
 from lab.measure import pairs
 from lab import process
 from lab import rpc
@@ -146,9 +144,7 @@ def add_arguments(group):
 
 
 def variants(args, stack):
-    companion = args.companion or cloud.built_tree() + '-oslo.messaging'
-    if not os.path.isdir(os.path.join(companion, 'oslo_messaging')):
-        raise LabError('there is no oslo.messaging in ' + companion)
+    companion = cloud.companion(args.companion)
     made = pairs.start_cloud(args, stack, pairs.merged(*args.set))
     for name, tree, conf in pairs.kinds(args):
         for suffix, packages in (('', ()),

@@ -112,6 +112,19 @@ def stock(tree=None):
     return tree
 
 
+def companion(tree=None):
+    """The oslo.messaging with the companion series.
+
+    :param tree: the folder that was asked for; that of the release if None
+    :returns: its folder
+    :raises LabError: when there is none in it
+    """
+    tree = tree or built_tree() + '-oslo.messaging'
+    if not os.path.isdir(os.path.join(tree, 'oslo_messaging')):
+        raise LabError('there is no oslo.messaging in ' + tree)
+    return tree
+
+
 def _stock_beside(tree):
     folder = os.path.join(os.path.dirname(tree),
                           'stock-' + os.path.basename(tree))

@@ -13,6 +13,7 @@
 """The databases of a control plane, on MariaDB or in SQLite files."""
 
 import collections
+import contextlib
 import datetime
 import getpass
 import os
@@ -149,6 +150,21 @@ class MariaDB:
         found = dict(self.query('SHOW GLOBAL STATUS WHERE Variable_name IN '
                                 '(%s)' % ', '.join(map(repr, names))))
         return [int(found[name]) for name in names]
+
+    def connections_of(self, user):
+        """How many connections a user has."""
+        return self.query('SELECT COUNT(*) FROM information_schema.PROCESSLIST'
+                          f" WHERE USER = '{user}'")[0][0]
+
+    @contextlib.contextmanager
+    def backup_stage(self):
+        """Have all commits wait, as a backup does near its end."""
+        engine = sqlalchemy.create_engine(self.url(), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            for name in ('START', 'FLUSH', 'BLOCK_DDL', 'BLOCK_COMMIT'):
+                connection.exec_driver_sql('BACKUP STAGE ' + name)
+            # It ends with the connection.
+            yield
 
     def answers(self):
         """Whether it answers and lets us in."""
@@ -350,6 +366,30 @@ class Database:
         self.execute('api', 'INSERT INTO host_mappings (created_at, cell_id, '
                      'host) SELECT CURRENT_TIMESTAMP, id, :host FROM '
                      "cell_mappings WHERE name = 'cell1'", host=host)
+
+    def add_compute(self, host):
+        """A compute node, as its nova-compute writes it at its first start.
+
+        No scheduler uses it before its host was discovered.
+        """
+        self.execute(
+            'main', 'INSERT INTO services (created_at, host, `binary`, topic, '
+            'report_count, deleted, version) VALUES (CURRENT_TIMESTAMP, '
+            ":host, 'nova-compute', 'compute', 0, 0, 73)", host=host)
+        self.execute(
+            'main', 'INSERT INTO compute_nodes (created_at, host, '
+            'hypervisor_hostname, uuid, mapped, deleted, hypervisor_type, '
+            'hypervisor_version, cpu_info, vcpus, memory_mb, local_gb, '
+            'vcpus_used, memory_mb_used, local_gb_used) VALUES '
+            "(CURRENT_TIMESTAMP, :host, :host, :uuid, 0, 0, 'QEMU', 1, '{}', "
+            '64, 262144, 1024, 0, 0, 0)', host=host, uuid=str(uuid.uuid4()))
+
+    def undiscovered(self):
+        """The compute hosts that nova does not look for in the cell yet."""
+        return {host for host, in self.execute(
+            'main', 'SELECT host FROM compute_nodes')} - {
+            host for host, in self.execute(
+                'api', 'SELECT host FROM host_mappings')}
 
     def map_cell(self, url):
         """Have nova reach the database of the cell by another URL.
