@@ -24,6 +24,7 @@ import signal
 import subprocess
 import tempfile
 
+import amqp.exceptions
 import psutil
 
 from lab import faults as lab_faults
@@ -299,8 +300,9 @@ class Service(process.Child):
                 raise LabError('%s has ended with %d' % (
                     self.binary, self.returncode), self.log())
             # A machine that starts many workers may answer late; whether it
-            # does in the end is for the timeout.
-            with contextlib.suppress(OSError):
+            # does in the end is for the timeout. So it is where the broker
+            # closes connections.
+            with contextlib.suppress(OSError, amqp.exceptions.AMQPError):
                 if self.hosts:
                     del left[:self.broker.consumed(
                         [self.queue(n) for n in left])]
