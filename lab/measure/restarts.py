@@ -37,6 +37,7 @@ class Nodes:
     :param cloud: a running ``cloud.Cloud``
     :param mode: the concurrency mode
     :param topic: of the service: scheduler or conductor
+    :param second: how many workers the second node has
     :param options: for ``Cloud.scheduler``, or ``Cloud.conductor``
     """
 
@@ -46,7 +47,7 @@ class Nodes:
               'restart': 'restart of one node after the other',
               'scale_down': 'scale-down from 3 to 2 workers'}
 
-    def __init__(self, cloud, mode, topic='scheduler', **options):
+    def __init__(self, cloud, mode, topic='scheduler', second=1, **options):
         self._cloud = cloud
         self._mode = mode
         self._make = getattr(cloud, topic)
@@ -54,7 +55,7 @@ class Nodes:
         self._first = f'{topic}-node-1'
         self._services = {}
         for node, workers in ((self._first, WORKERS),
-                              (f'{topic}-node-2', 1)):
+                              (f'{topic}-node-2', second)):
             self._start(node, workers)
 
     @property
@@ -72,7 +73,12 @@ class Nodes:
             node=node, workers=workers, mode=self._mode, **self._options)
         self._services[node].wait_ready(TIMEOUT)
 
-    def _restart(self, node, workers=None):
+    def restart_one(self, node, workers=None):
+        """Stop a node, and start it.
+
+        :param node: its name
+        :param workers: how many it has from now on; as many as before if None
+        """
         before = self._services[node]
         before.stop(TIMEOUT)
         self._start(node, workers or before.worker_count)
@@ -102,11 +108,11 @@ class Nodes:
 
     def restart(self):
         for node in list(self._services):
-            self._restart(node)
+            self.restart_one(node)
 
     def scale(self, workers):
         """Have another number of workers on the first node."""
-        self._restart(self._first, workers)
+        self.restart_one(self._first, workers)
 
     def scale_down(self):
         self.scale(2)
