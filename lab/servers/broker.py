@@ -161,6 +161,12 @@ class PrivateBroker(Broker, process.PrivateServer):
             env=dict(os.environ, **self._env()),
             stdout=subprocess.PIPE).stdout.splitlines()
 
+    def reset(self):
+        """Forget all queues, exchanges and policies, as if it was new."""
+        self.ctl('delete_vhost', '/')
+        self.ctl('add_vhost', '/')
+        self.ctl('set_permissions', '--vhost', '/', 'guest', '.*', '.*', '.*')
+
     def count(self, what):
         """How many of something there are.
 

@@ -16,7 +16,7 @@ import fixtures
 from testtools.content import text_content
 
 from lab import __main__ as lab_main
-from lab.measure import faults
+from lab.measure.faults import fault
 from lab import results as lab_results
 from tests.integration import base
 
@@ -37,8 +37,10 @@ class FaultsTestCase(base.LabTestCase):
             self.addDetail(column, text_content(str(cell)))
         self.assertEqual('its pool blocked', row['fault'])
         # Each of the callers goes on losing its calls to it.
-        self.assertGreater(row['lost: stock'], 2 * faults.CALLERS)
+        self.assertGreater(row['lost: stock'], 2 * fault.CALLERS)
         self.assertLess(row['goodput of healthy: stock'], 0.1)
+        self.assertEqual((0, 0), (row['run twice: stock'],
+                                  row['run twice: series']))
         self.assertEqual(('never', 'never'),
                          (row['seen, s: stock'], row['healed, s: stock']))
         self.assertLess(row['lost: series'], row['lost: stock'] / 2)

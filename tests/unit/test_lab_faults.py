@@ -23,6 +23,8 @@ import testtools
 from lab.commands import faults as command
 from lab import LabError
 from lab.measure import faults
+from lab.measure.faults import stage
+from lab.measure.faults import verdicts
 from lab.servers import database
 
 HOSTS = {'node-worker-1', 'node-worker-2'}
@@ -30,13 +32,13 @@ WORKERS = {11: 'node worker 1', 12: 'node worker 2'}
 
 
 def look(at, up=HOSTS, said=False, sound=True, share=1.0, workers=WORKERS):
-    return faults.Look(at, up, said, sound, share, workers)
+    return verdicts.Look(at, up, said, sound, share, workers)
 
 
 class TestSeen(testtools.TestCase):
 
     def seen(self, *looks, hosts=HOSTS, since=10):
-        return faults.seconds_until_seen(looks, hosts, since)
+        return verdicts.seconds_until_seen(looks, hosts, since)
 
     def test_record(self):
         down = {'node-worker-1'}
@@ -60,7 +62,7 @@ class TestSeen(testtools.TestCase):
 class TestHealed(testtools.TestCase):
 
     def healed(self, *looks, since=10):
-        return faults.seconds_until_healed(looks, since)
+        return verdicts.seconds_until_healed(looks, since)
 
     def test_at_once(self):
         # Most of what is seen at first was before it.
@@ -74,8 +76,8 @@ class TestHealed(testtools.TestCase):
 
     def test_well_is_more_than_not_ill(self):
         self.assertEqual(6, self.healed(
-            look(11, sound=False), look(13, share=.6), look(14, share=.89),
-            look(16, share=.9), look(17, share=.8), look(18, share=.95)))
+            look(11, sound=False), look(13, share=.6), look(14, share=.79),
+            look(16, share=.9), look(17, share=.7), look(18, share=.95)))
 
     def test_a_third_of_the_answers_is_missing(self):
         # For good, though all was well once.
@@ -85,7 +87,7 @@ class TestHealed(testtools.TestCase):
     def test_never(self):
         for looks in ([look(11), look(12, sound=False)],
                       [look(11), look(12, share=.49)],
-                      [look(11, share=.89), look(12, share=.6)], [],
+                      [look(11, share=.79), look(12, share=.6)], [],
                       [look(11)]):
             self.assertIsNone(self.healed(*looks))
 
@@ -93,7 +95,7 @@ class TestHealed(testtools.TestCase):
 class TestKilledWrongly(testtools.TestCase):
 
     def killed(self, *workers, log='', faulty=()):
-        return faults.killed_wrongly(
+        return verdicts.killed_wrongly(
             [look(at, workers=found) for at, found in enumerate(workers)],
             log, faulty)
 
@@ -117,19 +119,100 @@ class TestKilledWrongly(testtools.TestCase):
         for line in ('Child 14 killed by signal -6',
                      'Child 14 exited with status 1',
                      'Worker node-worker-2 (pid 14) has begun no message for '
-                     '10 seconds, since 11:22:33; replacing it'):
+                     '10 seconds, since 11:22:33; replacing it',
+                     'Worker node-worker-2 (pid 14) fails: its last 5 '
+                     'requests failed, those of its siblings succeed; '
+                     'restarting it',
+                     'Worker node-worker-2 (pid 14) does not stop within 60 '
+                     'seconds; killing it'):
             self.assertEqual(['pid 14'],
                              self.killed(WORKERS, WORKERS, log=line))
             self.assertEqual([], self.killed(WORKERS, WORKERS, log=line,
                                              faulty=[14]))
 
+    def test_only_told(self):
+        # Without worker_timeout.
+        log = ('Worker node-worker-2 (pid 14) has begun no message for 10 '
+               'seconds\nChild of it, replacing it')
+        self.assertEqual([], self.killed(WORKERS, WORKERS, log=log))
+        self.assertIsNotNone(verdicts.SAYS.search(log))
+
 
 class TestLeftOver(testtools.TestCase):
 
     def test_left_over(self):
-        self.assertEqual([], faults.left_over(HOSTS, HOSTS))
-        self.assertEqual(['a', 'b'], faults.left_over(
+        self.assertEqual([], verdicts.left_over(HOSTS, HOSTS))
+        self.assertEqual(['a', 'b'], verdicts.left_over(
             ['b', 'node-worker-1', 'a'], HOSTS))
+
+
+WELL = verdicts.Outcome(100, 0, 0, 0, 1.0, None, 2.0, 3.0, [], [])
+
+
+class TestWorse(testtools.TestCase):
+
+    def worse(self, stock, ours, **options):
+        fault = faults.fault.Fault('name', 'title', None, **options)
+        return list(verdicts.worse(fault, WELL._replace(**stock),
+                                   WELL._replace(**ours)))
+
+    def test_as_well(self):
+        self.assertEqual([], self.worse({}, {}))
+
+    def test_bad(self):
+        self.assertEqual([], self.worse({}, {'lost': 2, 'failed': 1}))
+        self.assertEqual(['4 calls lost or failed, on stock 0'],
+                         self.worse({}, {'lost': 3, 'failed': 1}))
+        self.assertEqual([], self.worse({'lost': 20}, {'failed': 25}))
+        self.assertEqual(['26 calls lost or failed, on stock 20'],
+                         self.worse({'lost': 20}, {'failed': 26}))
+
+    def test_bad_of_more(self):
+        # Callers who are answered call again.
+        self.assertEqual([], self.worse(
+            {'answered': 100, 'failed': 50}, {'answered': 200, 'failed': 99}))
+
+    def test_twice(self):
+        self.assertEqual([], self.worse({'twice': 1}, {'twice': 1}))
+        self.assertEqual(['1 run twice, on stock 0'],
+                         self.worse({}, {'twice': 1}))
+        self.assertEqual([], self.worse({}, {'twice': 1}, chance=1))
+        self.assertEqual(['2 run twice, on stock 0'],
+                         self.worse({}, {'twice': 2}, chance=1))
+
+    def test_healed(self):
+        self.assertEqual([], self.worse({'healed': 10}, {'healed': 16}))
+        self.assertEqual(
+            ['healed after 16.1 s, on stock after 10.0 s'],
+            self.worse({'healed': 10}, {'healed': 16.1}))
+        self.assertEqual(['never healed, on stock after 3.0 s'],
+                         self.worse({}, {'healed': None}))
+        self.assertEqual(['never healed'],
+                         self.worse({'healed': None}, {'healed': None}))
+        self.assertEqual([], self.worse({'healed': None}, {}))
+
+    def test_errors(self):
+        for quick, expected in (
+                (True, ['errors came after 0.50 s, on stock after 0.02 s']),
+                (False, [])):
+            self.assertEqual(expected, self.worse(
+                {'error': 0.02}, {'error': 0.5}, quick_errors=quick))
+        self.assertEqual([], self.worse({}, {}, quick_errors=True))
+
+    def test_harm(self):
+        self.assertEqual(
+            ['killed wrongly: a, b', 'records left over: c'],
+            self.worse({'wrongly': ['a'], 'left': ['c']},
+                       {'wrongly': ['a', 'b'], 'left': ['c']}))
+
+
+class TestFaults(testtools.TestCase):
+
+    def test_names(self):
+        names = [fault.name for fault in faults.FAULTS]
+        self.assertEqual(len(names), len(set(names)))
+        titles = [fault.title for fault in faults.FAULTS]
+        self.assertEqual(len(titles), len(set(titles)))
 
 
 class TestRecord(testtools.TestCase):
@@ -156,18 +239,21 @@ class TestRecord(testtools.TestCase):
 class TestCommand(testtools.TestCase):
 
     def outcomes(self, **changes):
-        well = faults.Outcome(100, 0, 0, 1.0, 2.0, 3.0, [], [])
-        return {(fault.name, kind): well._replace(**changes)
-                if (fault.name, kind) == ('slow', 'series') else well
+        return {(fault.name, kind): WELL._replace(**changes)
+                if (fault.name, kind) == ('slow', 'series') else WELL
                 for fault in faults.FAULTS for kind in command.KINDS}
 
     def run_command(self, *arguments, **changes):
         raises = changes.pop('raises', None)
         outcomes = self.outcomes(**changes)
+        #: Those that ran with other packages.
+        self.packages = {}
 
-        def measure(servers, fault, mode, tree, stem):
-            outcome = outcomes[
-                fault.name, 'stock' if tree == 'stock' else 'series']
+        def measure(servers, fault, mode, tree, packages, stem):
+            kind = 'stock' if tree == 'stock' else 'series'
+            if packages:
+                self.packages[fault.name, kind] = packages
+            outcome = outcomes[fault.name, kind]
             if raises and fault.name == 'slow' and tree != 'stock':
                 raise raises
             if not outcome.answered:
@@ -177,36 +263,62 @@ class TestCommand(testtools.TestCase):
         results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
                             command='faults')
         args = dict({'only': None, 'quick': False, 'mode': None,
-                     'stock': 'stock'}, **dict(arguments))
-        with mock.patch.object(faults, 'Servers', mock.MagicMock()), \
+                     'companion': None, 'stock': 'stock'}, **dict(arguments))
+        with mock.patch.object(stage, 'Servers', mock.MagicMock()), \
                 mock.patch('lab.servers.cloud.find_tree'), \
                 mock.patch('lab.servers.cloud.stock', str), \
+                mock.patch('lab.servers.cloud.companion',
+                           lambda tree: tree or 'that of the release'), \
                 mock.patch.object(faults, 'measure', measure):
             code = command.main(types.SimpleNamespace(**args), results)
         return code, results
 
     def test_well(self):
-        code, results = self.run_command(lost=7, seen=None, healed=None)
+        code, results = self.run_command(lost=2, failed=1, error=.123,
+                                         seen=None, healed=8)
         self.assertEqual(0, code)
-        calls, seen = (call.args[2] for call in results.table.mock_calls)
-        calls, seen = list(calls), list(seen)
+        calls, seen, errors = (list(call.args[2])
+                               for call in results.table.mock_calls)
         self.assertEqual(len(faults.FAULTS), len(calls))
         [row] = [row for row in calls if row[0].startswith('slow')]
-        self.assertEqual([100, 100, 0, 7, 0, 0, 1.0, 1.0], row[1:])
+        self.assertEqual([100, 100, 0, 2, 0, 1, 0, 0, 1.0, 1.0], row[1:])
         [row] = [row for row in seen if row[0].startswith('slow')]
-        self.assertEqual(['-', '-', 3.0, 'never', 0, 0, 0, 0], row[1:])
+        self.assertEqual(['-', '-', 3.0, 8, 0, 0, 0, 0], row[1:])
+        self.assertEqual([['slow, 0.5 s a call', 0, .01, '-', .12]], errors)
 
-    def test_harm(self):
+    def test_nothing_failed(self):
+        _code, results = self.run_command()
+        self.assertEqual(2, len(results.table.mock_calls))
+
+    def test_worse(self):
         for changes, line in (
                 ({'wrongly': ['node worker 1', 'node worker 3']},
                  'killed wrongly: node worker 1, node worker 3.'),
-                ({'left': ['node-worker-9']},
-                 'records left over: node-worker-9.')):
+                ({'left': ['node-worker-9'], 'twice': 2},
+                 '2 run twice, on stock 0; records left over: '
+                 'node-worker-9.')):
             code, results = self.run_command(**changes)
             self.assertEqual(1, code)
             self.assertEqual(
                 'With the series, slow, 0.5 s a call: ' + line,
                 results.note.mock_calls[-1].args[0])
+
+    def test_stock_not_measured(self):
+        found = self.outcomes(twice=1, left=['node-worker-9'])
+        del found['slow', 'stock']
+        self.assertEqual(
+            ['With the series, slow, 0.5 s a call: records left over: '
+             'node-worker-9.'], list(command.harm(faults.FAULTS, found)))
+
+    def test_companion(self):
+        self.run_command()
+        wanted = {(fault.name, 'series') for fault in faults.FAULTS
+                  if fault.companion}
+        self.assertEqual(dict.fromkeys(wanted, ['that of the release']),
+                         self.packages)
+        self.run_command(('companion', 'tree'))
+        self.assertEqual({(name, 'series'): ['tree']
+                          for name in command.NAMES}, self.packages)
 
     def test_not_measured(self):
         code, results = self.run_command(answered=0)
