@@ -12,12 +12,38 @@
 
 """Faults of RabbitMQ, of the way to it, and of those who call."""
 
+import contextlib
+import socket
 import time
 
+from lab.faults import caller
 from lab.measure.faults import fault
+from lab.measure.faults import stage as stages
+from lab.measure.faults import workers
+from lab import rpc
 
 # Seconds that an outage lasts: longer than a stuck worker is let live.
 OUTAGE = 15
+
+# Seconds after which RabbitMQ closes a channel with a message that was not
+# acknowledged, and in which it looks at that.
+CONSUMER_TIMEOUT = 30
+TICK = 5
+
+# How many times a quorum queue delivers a message again, and for how long
+# nobody runs any.
+DELIVERY_LIMIT = 3
+HANGING = 80
+
+# Requests that wait when workers start.
+BACKLOG = 60
+
+# Seconds that a reply to a caller that is gone is tried for, and how many
+# calls a worker may hold that it does not run.
+REPLY_TIMEOUT = 30
+HELD = 2
+
+PREFETCH = {'oslo_messaging_rabbit': {'rabbit_qos_prefetch_count': 50}}
 
 
 def restart(name):
@@ -61,6 +87,147 @@ def _alarm(stage):
         stage.servers.broker.ctl(watermark, '0.4')
 
 
+def _close_connections(stage):
+    for _time in range(3):
+        stage.servers.broker.ctl('close_all_connections', '--global', 'lab')
+        stage.callers.wait_answered(1, stages.READY, stage.cloud.log)
+
+
+@contextlib.contextmanager
+def _two_hosts(stage, listens):
+    with socket.socket() as second:
+        second.bind(('127.0.0.1', 0))
+        if listens:
+            # The kernel lets clients connect, and nobody answers them.
+            second.listen()
+        stage.conf['DEFAULT']['transport_url'] = '%s,guest:guest@%s:%d/' % (
+            stage.servers.broker.transport_url.rstrip('/'),
+            *second.getsockname())
+        yield
+
+
+def _dead_host(stage):
+    return _two_hosts(stage, listens=False)
+
+
+def _silent_host(stage):
+    return _two_hosts(stage, listens=True)
+
+
+@contextlib.contextmanager
+def _consumer_timeout(stage):
+    broker = stage.servers.broker
+    # They are read as a channel is opened.
+    names = ('consumer_timeout', 'channel_tick_interval')
+    before = [broker.evaluate('element(2, application:get_env(rabbit, %s))'
+                              % name) for name in names]
+
+    def set_to(*values):
+        for name, value in zip(names, values):
+            broker.ctl('eval', 'application:set_env(rabbit, %s, %d).' % (
+                name, value))
+
+    set_to(CONSUMER_TIMEOUT * 1000, TICK * 1000)
+    try:
+        yield
+    finally:
+        set_to(*before)
+
+
+def _blocked_for_long(stage):
+    worker = stage.get_stuck(stage.faults.block, stages.WORK)
+    time.sleep(2 * (CONSUMER_TIMEOUT + TICK))
+    stage.faults.free(worker)
+
+
+@contextlib.contextmanager
+def _delivery_limit(stage):
+    broker = stage.servers.broker
+    # Exchanges are durable with quorum queues, and else they are not.
+    broker.reset()
+    # RabbitMQ 4 has one anyway, of 20.
+    broker.ctl('set_policy', '--apply-to', 'queues', 'lab', '^scheduler$',
+               '{"delivery-limit": %d}' % DELIVERY_LIMIT)
+    try:
+        yield
+    finally:
+        broker.reset()
+
+
+def _hanging_requests(stage):
+    stage.may_end(stage.scheduler)
+    with stage.callers.resting():
+        for each in stage.processes():
+            stage.faults.block(each, stages.WORK)
+        stage.cast(BACKLOG)
+        end = time.monotonic() + HANGING
+        while time.monotonic() < end:
+            # Each of those that take its place hangs as well.
+            stage.may_end(stage.scheduler)
+            time.sleep(stages.INTERVAL)
+        for each in stage.processes():
+            stage.faults.free(each)
+
+
+def _crash_with_backlog(stage):
+    scheduler = stage.scheduler
+    with stage.callers.resting():
+        # It starts none before there is a backlog.
+        stage.faults.stop(scheduler.process)
+        _kill_workers(stage)
+        stage.cast(BACKLOG)
+        stage.faults.resume(scheduler.process)
+        stage.cloud.wait(
+            lambda: stage.begun() >= stage.fault.pool, stages.READY,
+            'requests to be run')
+        scheduler.wait_ready(stages.READY)
+        _kill_workers(stage)
+        scheduler.wait_ready(stages.READY)
+        # What is left of it is no fault.
+        stage.cloud.wait(
+            lambda: not (stage.servers.broker.queue(rpc.TOPIC)[0] or
+                         _running(stage)),
+            stages.READY, 'the backlog to be run')
+
+
+def _running(stage):
+    """How many calls run that a fault has to do with."""
+    return sum(stage.faults.state(worker)['running']
+               for worker in stage.scheduler.workers().values())
+
+
+def _kill_workers(stage):
+    stage.may_end(stage.scheduler)
+    for worker in stage.scheduler.workers().values():
+        worker.kill()
+
+
+def _dead_callers(stage):
+    found = stage.scheduler.workers().values()
+    threads = len(found) * stage.fault.pool
+    for worker in found:
+        stage.faults.block(worker)
+    with stage.callers.resting(), caller.Caller(
+            stage.servers.broker, threads + len(found) * HELD) as dying:
+        stage.cloud.wait(lambda: _running(stage) >= threads, stages.READY,
+                         'its calls to take all threads')
+        dying.kill()
+    for worker in found:
+        stage.faults.free(worker)
+
+
+def _backlog(name, title, **options):
+    return fault.Fault(
+        name, title, _crash_with_backlog, 20, ends=True, visible=False,
+        pool=2, work=1, conf=PREFETCH, **options)
+
+
+def _second_host(name, around):
+    return fault.Fault(
+        f'{name}-host', f'blocked, {name} second broker', workers.stuck(
+            lambda faults: [faults.block, stages.WORK]), 35, around=around)
+
+
 FAULTS = (
     fault.Fault('rabbitmq-restart', 'RabbitMQ restarted', restart('broker'),
                 35, ends=True),
@@ -69,4 +236,24 @@ FAULTS = (
     fault.Fault('rabbitmq-half-open', 'RabbitMQ, half-open', half_open, 100,
                 boxes=('broker',)),
     fault.Fault('rabbitmq-alarm', 'RabbitMQ in alarm', _alarm, 35, ends=True),
+    fault.Fault('connections-closed', 'all connections closed, 3 times',
+                _close_connections, 15, ends=True, pause=0, visible=False,
+                chance=5),
+    _second_host('dead', _dead_host),
+    _second_host('silent', _silent_host),
+    fault.Fault('consumer-timeout', 'blocked for a consumer_timeout',
+                _blocked_for_long, 20, ends=True, pool=2, worker_timeout=0,
+                around=_consumer_timeout, companion=True),
+    fault.Fault('delivery-limit', 'all requests hang, quorum queue',
+                _hanging_requests, 20, ends=True, workers=1, pool=2,
+                around=_delivery_limit, companion=True, conf={
+                    'oslo_messaging_rabbit': {
+                        'rabbit_quorum_queue': True,
+                        'rabbit_qos_prefetch_count': 50}}),
+    _backlog('backlog', 'crash with a backlog'),
+    _backlog('backlog-companion', 'crash with a backlog, companion',
+             companion=True),
+    fault.Fault('dead-callers', 'callers killed', _dead_callers, 45, pool=4,
+                conf={'oslo_messaging_rabbit': {
+                    'kombu_missing_consumer_retry_timeout': REPLY_TIMEOUT}}),
 )
