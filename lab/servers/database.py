@@ -421,6 +421,32 @@ class Database:
             result = connection.execute(sqlalchemy.text(statement), values)
             return result.all() if result.returns_rows else []
 
+    def kill_connections(self):
+        """Close all connections to the four databases, on MariaDB.
+
+        Whose they are makes no difference: those of the lab are among them.
+        """
+        for number, in self.server.query(
+                'SELECT ID FROM information_schema.PROCESSLIST '
+                "WHERE DB LIKE '%s%%%%'" % self.prefix):
+            # It may have ended.
+            with contextlib.suppress(exc.OperationalError):
+                self.server.execute('KILL %d' % number)
+
+    @contextlib.contextmanager
+    def locked(self, table, name='main'):
+        """Nobody else reads or writes a table, on MariaDB.
+
+        :param name: of the database that it is in
+        """
+        engine = sqlalchemy.create_engine(
+            self.server.url(), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql('LOCK TABLES %s%s.%s WRITE' % (
+                self.prefix, name, table))
+            # It ends with its connection.
+            yield
+
     def connections(self):
         """How many connections to all four there are, on MariaDB."""
         return self.server.query(
