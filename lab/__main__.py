@@ -103,7 +103,7 @@ def main(argv=None):
         signal.signal(signum, interrupt)
     # They say what still comes while a channel is closed, and what a client
     # of the lab thinks of a broker that is away.
-    for name in ('amqp', 'oslo.messaging'):
+    for name in ('amqp', 'oslo.messaging', 'oslo_messaging'):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     command = 'lab'
     try:
