@@ -17,6 +17,7 @@ queue manager, with a prefetch of their own.
 """
 
 import collections
+import pathlib
 import re
 
 import ddt
@@ -26,6 +27,11 @@ from lab.servers import broker
 from tests.integration import base
 
 POOL = 2
+# Seconds until RabbitMQ closes a channel on which a message is not
+# acknowledged, and between two looks of it: half an hour and a minute, if they
+# are not set.
+CONSUMER_TIMEOUT = 10
+CHANNEL_TICK = 5
 # Until it is seen that the broker is back; see test_outage.
 BROKER_BACK = 60
 
@@ -176,3 +182,54 @@ class MessagingTestCase(base.LabTestCase):
         self.assertEqual(
             self.expected_queues('_fanout_', 'classic', ('classic', 3)),
             self.queues())
+
+    @ddt.data(*base.MODES)
+    def test_consumer_timeout(self, mode):
+        self.broker = self.enterContext(broker.PrivateBroker(
+            f'consumer_timeout = {CONSUMER_TIMEOUT * 1000}\n'))
+        self.broker.ctl('eval', 'application:set_env(rabbit, '
+                        f'channel_tick_interval, {CHANNEL_TICK * 1000}).')
+        made = self.cloud({'DEFAULT': {'executor_thread_pool_size': POOL}},
+                          self.broker)
+        service = self.start(made, workers=2, mode=mode,
+                             packages=[base.companion()])
+        client = self.enterContext(made.client())
+        # Counts what is run by the other one.
+        workers = service.workers()
+        made.faults.slow(workers[1], 0, base.WORK[self.topic])
+        self.block(made, service, client, POOL, 2)
+        sent = POOL
+        for _ in range(8):
+            client.cast_work(service.worker_host(2))
+            client.cast_work()
+            client.cast_aggregate('gone', 'delete_aggregate')
+            # The cast to all is run by both.
+            sent += 4
+
+        text = 'delivery acknowledgement on channel 1 timed out'
+        logs = pathlib.Path(self.broker.folder, 'log')
+        made.wait(lambda: sum(path.read_text().count(text)
+                              for path in logs.iterdir()) >= 2,
+                  6 * CONSUMER_TIMEOUT,
+                  'the channel of worker 2 to be closed twice')
+        made.wait(lambda: set(self.broker.ctl(
+            'list_consumers', '--no-table-headers', 'prefetch_count')) ==
+            {'2'}, 10, 'all consumers to have their prefetch count')
+
+        def ended():
+            return sum(made.faults.state(worker)['ended']
+                       for worker in workers.values())
+
+        made.faults.free(workers[2])
+        made.wait(lambda: ended() >= sent, 30, 'all requests to be run')
+        for n in service.numbers:
+            client.ping(service.worker_host(n), timeout=10)
+        made.wait(lambda: not any(made.faults.state(worker)['running']
+                                  for worker in workers.values()), 10,
+                  'nothing to run')
+        self.assertEqual(sent, ended())
+        self.assertRegex(made.log(),
+                         f'RPC requests went back to the broker: .*{text}')
+        self.check_no_traceback(made.log())
+        self.assertEqual({n: worker.pid for n, worker in workers.items()},
+                         self.pids(service))

@@ -1,0 +1,133 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import itertools
+import threading
+import time
+from unittest import mock
+
+import amqp
+from amqp import exceptions as amqp_ex
+import fixtures
+import testscenarios
+
+import oslo_messaging
+from oslo_messaging._drivers import amqp as rpc_amqp
+from oslo_messaging._drivers import common as rpc_common
+from oslo_messaging._drivers import impl_rabbit
+from oslo_messaging.tests import utils as test_utils
+
+load_tests = testscenarios.load_tests_apply_scenarios
+
+
+class LostConsumersTestCase(test_utils.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.config(heartbeat_timeout_threshold=0,
+                    kombu_reconnect_delay=0,
+                    rabbit_qos_prefetch_count=7,
+                    group='oslo_messaging_rabbit')
+        # What is recoverable with RabbitMQ.
+        for name in ('connection_errors', 'channel_errors',
+                     'recoverable_connection_errors',
+                     'recoverable_channel_errors'):
+            self.useFixture(fixtures.MonkeyPatch(
+                f'kombu.transport.memory.Transport.{name}',
+                getattr(amqp.Connection, name)))
+        transport = oslo_messaging.get_rpc_transport(self.conf,
+                                                     'kombu+memory:////')
+        self.addCleanup(transport.cleanup)
+        adapter = transport._driver.listen(
+            oslo_messaging.Target(topic='topic', server='server'), 1, None)
+        self.addCleanup(adapter.cleanup)
+        self.listener = adapter._poll_style_listener
+        self.listener.limit = threading.Semaphore(0)
+
+        self.broker = mock.Mock()
+        for name in ('basic_qos', 'basic_consume'):
+            self.useFixture(fixtures.MonkeyPatch(
+                f'kombu.transport.memory.Channel.{name}',
+                getattr(self.broker, name)))
+        self.errors = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'kombu.connection.Connection.drain_events', self.drain_events))
+
+    def drain_events(self, connection, timeout):
+        # Longer than the listener is willing to wait.
+        time.sleep(0.01)
+        raise self.errors.pop() if self.errors else TimeoutError()
+
+    def calls(self):
+        return [call[0] for call in self.broker.mock_calls]
+
+
+class TestMissingQueue(LostConsumersTestCase):
+
+    def test_start_anew_with_the_prefetch_count(self):
+        self.broker.basic_consume.side_effect = itertools.chain(
+            [amqp_ex.NotFound()], itertools.repeat(None))
+
+        self.listener.poll(timeout=0.5)
+
+        self.assertEqual(['basic_qos', 'basic_consume'] * 2 +
+                         ['basic_consume'] * 2, self.calls())
+
+
+class TestLostConsumers(LostConsumersTestCase):
+    """A listener that waits for its limit when its consumers are lost."""
+
+    scenarios = [
+        # RabbitMQ's consumer_timeout is over.
+        ('channel closed', {'error': amqp_ex.PreconditionFailed(
+            'delivery acknowledgement on channel 1 timed out')}),
+        ('acknowledgement refused', {'error': amqp_ex.PreconditionFailed(
+            'unknown delivery tag 1', (60, 80))}),
+        ('consumer cancelled', {'error': amqp_ex.ConsumerCancelled('1')}),
+        ('connection closed', {'error': amqp_ex.ConnectionForced('closed')}),
+    ]
+
+    def deliver(self):
+        """Have the listener read a request, as its connection does.
+
+        :returns: what the broker is told about it
+        """
+        message = {'method': 'method', 'args': {}}
+        rpc_amqp._add_unique_id(message)
+        raw = mock.Mock(payload=rpc_common.serialize_msg(message))
+        self.listener(impl_rabbit.RabbitMessage(raw))
+        return raw
+
+    def test_requests_are_not_acknowledged(self):
+        raw = self.deliver()
+        self.errors.append(self.error)
+        self.listener.poll(timeout=0.5)
+
+        self.listener.limit.release()
+
+        self.assertEqual([], self.listener.poll(timeout=0.5))
+        raw.ack.assert_not_called()
+        # The next is.
+        raw = self.deliver()
+        self.assertEqual(1, len(self.listener.poll(timeout=0.5)))
+        raw.ack.assert_called_once_with()
+
+    def test_start_anew_with_the_prefetch_count(self):
+        self.deliver()
+        self.listener.poll(timeout=0.5)
+        self.broker.reset_mock()
+
+        self.errors.append(self.error)
+        self.listener.poll(timeout=0.5)
+
+        self.assertEqual(['basic_qos'] + ['basic_consume'] * 3,
+                         self.calls()[-4:])
