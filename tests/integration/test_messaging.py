@@ -233,3 +233,22 @@ class MessagingTestCase(base.LabTestCase):
         self.check_no_traceback(made.log())
         self.assertEqual({n: worker.pid for n, worker in workers.items()},
                          self.pids(service))
+
+    @ddt.data(*base.MODES)
+    def test_stop_unconnected(self, mode):
+        private = self.enterContext(broker.PrivateBroker())
+        made = self.cloud(private_broker=private)
+        private.stop()
+        service = made.scheduler(workers=2, mode=mode,
+                                 packages=[base.companion()])
+        made.wait(lambda: all(
+            re.search(f' {worker.pid} ERROR .* Connection failed: ',
+                      made.log())
+            for worker in service.workers().values()) and
+            len(service.workers()) == 2, 60,
+            'both workers to ask for the broker')
+
+        service.process.terminate()
+
+        made.wait(lambda: not service.running(), 10, 'the service to end')
+        self.assertEqual(0, service.returncode)
