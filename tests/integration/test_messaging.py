@@ -252,3 +252,18 @@ class MessagingTestCase(base.LabTestCase):
 
         made.wait(lambda: not service.running(), 10, 'the service to end')
         self.assertEqual(0, service.returncode)
+
+    @ddt.data(*base.MODES)
+    def test_stop_where_nobody_answers(self, mode):
+        private = self.enterContext(broker.PrivateBroker())
+        box, url = self.middlebox(private.transport_url)
+        made = self.cloud({'DEFAULT': {'transport_url': url}}, private)
+        service = self.start(made, workers=2, mode=mode,
+                             packages=[base.companion()])
+        box.vanish()
+
+        service.process.terminate()
+
+        # Less than the timeout of one socket.
+        made.wait(lambda: not service.running(), 40, 'the service to end')
+        self.assertEqual(0, service.returncode)
