@@ -42,8 +42,9 @@ class TestStreamOffset(test_utils.BaseTestCase):
         transport = oslo_messaging.get_rpc_transport(self.conf,
                                                      'kombu+memory:////')
         self.addCleanup(transport.cleanup)
+        # In this process others have a fanout exchange that is not durable.
         adapter = transport._driver.listen(
-            oslo_messaging.Target(topic='topic', server='server'), 1, None)
+            oslo_messaging.Target(topic='stream', server='server'), 1, None)
         self.addCleanup(adapter.cleanup)
         connection = adapter._poll_style_listener.conn
         stream, = (consumer for consumer in connection._consumers
