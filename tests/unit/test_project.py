@@ -33,7 +33,7 @@ import run  # noqa: E402
 
 BLUEPRINT = 'scheduler-worker-hosts'
 # Of code. Reviewers are promised no more.
-MOST_EDITED_LINES = 106
+MOST_EDITED_LINES = 180
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',
         'critical', 'security', 'fixes', 'other'}
