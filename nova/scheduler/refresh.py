@@ -10,23 +10,30 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Fresh memory for a worker that was forked long after its parent started.
+"""Fresh memory for a worker that has missed casts.
 
 What the scheduler knows of cells, aggregates and instances is read when its
 manager is built, and casts keep it true from then on. But it is the parent of
-the workers that builds the manager, and the parent gets no casts.
+the workers that builds the manager, and the parent gets no casts. Nor does a
+worker whose fanout queue was gone for a while.
 """
 
+import collections
+import copy
 import threading
 import time
 
 # When the parent read it, as workers are forked from it.
 _READ = time.monotonic()
 
-# Seconds for which the instances that it read are good to begin with. To read
-# those of all hosts again would cost each worker a query per host, and the
-# computes send what keeps them true, by default every two minutes.
+# Seconds for which the instances that the parent read are good to begin with.
+# To read those of all hosts again would cost each worker a query per host, and
+# the computes send what keeps them true, by default every two minutes.
 _INSTANCES_ARE_GOOD = 60
+
+# Seconds that a request waits for another one that reads. That one may hang in
+# a connection that is half open, and whoever reads next uses another one.
+_PATIENCE = 10
 
 
 def at_first_use(manager):
@@ -39,30 +46,62 @@ def at_first_use(manager):
 
     :param manager: the nova.scheduler.manager.SchedulerManager
     """
-    manager.host_manager = _Stale(manager)
+    manager.host_manager = _Stale(
+        manager.host_manager, _READ + _INSTANCES_ARE_GOOD)
+
+
+def mark_stale(manager):
+    """The same in a worker that may have missed casts since then.
+
+    To be called when casts reach this process again, from any thread, at any
+    time: requests that run at that moment keep what they use.
+
+    :param manager: a nova.manager.Manager; nothing happens unless it is that
+        of the scheduler
+    """
+    host_manager = getattr(manager, 'host_manager', None)
+    if isinstance(host_manager, _Stale):
+        manager.host_manager = _Stale(host_manager.latest, float('-inf'))
 
 
 class _Stale:
-    """Takes the place of a manager's host_manager until somebody uses it."""
+    """Takes the place of a HostManager, and reads again when it is used.
 
-    def __init__(self, manager):
-        self._manager = manager
-        self._host_manager = manager.host_manager
+    :param latest: the HostManager
+    :param instances_until: until when its instances are good, as a value of
+        time.monotonic()
+    """
+
+    def __init__(self, latest, instances_until):
+        self.latest = latest
+        self._instances_until = instances_until
+        self._stale = True
         self._lock = threading.Lock()
 
     def __getattr__(self, name):
-        with self._lock:
-            if self._manager.host_manager is self:
-                _refresh(self._host_manager)
-                self._manager.host_manager = self._host_manager
-        return getattr(self._host_manager, name)
+        if self._stale:
+            locked = self._lock.acquire(timeout=_PATIENCE)
+            try:
+                self._refresh()
+            finally:
+                if locked:
+                    self._lock.release()
+        return getattr(self.latest, name)
 
-
-def _refresh(host_manager):
-    host_manager.refresh_cells_caches()
-    host_manager.aggs_by_id.clear()
-    host_manager.host_aggregates_map.clear()
-    host_manager._init_aggregates()
-    if time.monotonic() - _READ > _INSTANCES_ARE_GOOD:
-        # Those of a host are read when they are needed or its compute casts.
-        host_manager._instance_info.clear()
+    def _refresh(self):
+        if not self._stale:
+            return
+        # Another object, as requests may be using this one.
+        fresh = copy.copy(self.latest)
+        fresh.refresh_cells_caches()
+        fresh.aggs_by_id = {}
+        fresh.host_aggregates_map = collections.defaultdict(set)
+        fresh._init_aggregates()
+        if time.monotonic() > self._instances_until:
+            # Those of a host are read when they are needed or its compute
+            # casts.
+            fresh._instance_info = {}
+        # Casts have been applied since another one has read it.
+        if self._stale:
+            self.latest = fresh
+            self._stale = False

@@ -14,85 +14,212 @@ import threading
 import time
 from unittest import mock
 
+from oslo_utils.fixture import uuidsentinel as uuids
+
+from nova import objects
+from nova.scheduler import host_manager
 from nova.scheduler import refresh
 from nova import test
+from nova.tests.unit import fake_instance
 
 
 class RefreshTestCase(test.NoDBTestCase):
+    """What a SchedulerManager finds in its host_manager, and when."""
 
     def setUp(self):
         super().setUp()
-        self.host_manager = mock.Mock(
-            aggs_by_id={1: 'deleted'}, host_aggregates_map={'host': {1}},
-            _instance_info={'host': 'instances'})
-        self.manager = mock.Mock(host_manager=self.host_manager)
+        self.cells = self.useFixture(test.fixtures.MockPatch(
+            'nova.objects.CellMappingList.get_all',
+            side_effect=lambda context: objects.CellMappingList())).mock
+        self.stored = {}
+        self.read = self.useFixture(test.fixtures.MockPatch(
+            'nova.objects.AggregateList.get_all',
+            side_effect=lambda context: list(self.stored.values()))).mock
+        self.useFixture(test.fixtures.MockPatchObject(
+            host_manager.HostManager, '_init_instance_info'))
+        self.store(1, 'a', 'b')
+        self.manager = mock.Mock(host_manager=host_manager.HostManager())
+        self.manager.host_manager._instance_info = {'a': 'of the parent'}
+        self.forked = self.manager.host_manager
+        self.read.reset_mock()
+        self.cells.reset_mock()
         refresh.at_first_use(self.manager)
 
-    def use(self, age=5):
-        with mock.patch.object(refresh, '_READ', time.monotonic() - age):
-            self.manager.host_manager.update_aggregates('aggregates')
+    def aggregate(self, number, *hosts):
+        return objects.Aggregate(id=number, hosts=list(hosts))
+
+    def store(self, number, *hosts):
+        """Change an aggregate in the database."""
+        self.stored[number] = self.aggregate(number, *hosts)
+
+    def cast(self, number, *hosts):
+        self.manager.host_manager.update_aggregates(
+            [self.aggregate(number, *hosts)])
+
+    def known(self, host='a'):
+        """The aggregates of a host that a request sees."""
+        return [aggregate.id for aggregate in
+                self.manager.host_manager._get_aggregates_info(host)]
 
     def assert_read(self, times):
-        for read in (self.host_manager._init_aggregates,
-                     self.host_manager.refresh_cells_caches):
-            self.assertEqual([mock.call()] * times, read.mock_calls)
+        self.assertEqual(times, self.read.call_count)
+        self.assertEqual(times, self.cells.call_count)
 
     def test_not_used(self):
+        refresh.mark_stale(self.manager)
         self.assert_read(0)
 
-    def test_right_after_the_start(self):
-        def updated(aggregates):
-            self.assert_read(1)
-            self.assertEqual({}, self.host_manager.aggs_by_id)
-            self.assertEqual({}, self.host_manager.host_aggregates_map)
-
-        self.host_manager.update_aggregates.side_effect = updated
-        self.use()
-        self.host_manager.update_aggregates.assert_called_once_with(
-            'aggregates')
-        # Each worker would ask for those of each host.
-        self.assertEqual({'host': 'instances'},
-                         self.host_manager._instance_info)
-
-    def test_once(self):
-        early = self.manager.host_manager
-        self.use()
-        self.use()
-        # What somebody still holds does not read again either.
-        early.delete_aggregate('aggregate')
+    def test_at_first_use(self):
+        self.store(2, 'a')
+        del self.stored[1]
+        self.assertEqual([2], self.known())
+        self.assertEqual([2], self.known())
         self.assert_read(1)
-        self.assertIs(self.host_manager, self.manager.host_manager)
+
+    def test_casts_from_then_on(self):
+        self.store(2, 'a')
+        self.cast(3, 'a')
+        self.assertEqual([1, 2, 3], self.known())
+        self.manager.host_manager.delete_aggregate(self.aggregate(1))
+        self.assertEqual([2, 3], self.known())
+        self.assert_read(1)
+
+    def test_marked(self):
+        self.assertEqual([1], self.known())
+        for number in (2, 3):
+            self.store(number, 'a')
+            refresh.mark_stale(self.manager)
+            self.assertEqual(list(range(1, number + 1)), self.known())
+        refresh.mark_stale(self.manager)
+        refresh.mark_stale(self.manager)
+        self.assert_read(3)
+        self.assertEqual([1, 2, 3], self.known())
+        self.assert_read(4)
+
+    def test_request_that_runs_meanwhile(self):
+        aggregates = self.manager.host_manager.aggs_by_id
+        before = self.manager.host_manager._get_aggregates_info
+        self.store(2, 'a')
+        del self.stored[1]
+        refresh.mark_stale(self.manager)
+        self.assertEqual([2], self.known())
+        # It does not find an aggregate of a host missing.
+        self.assertEqual([1], [found.id for found in before('a')])
+        self.assertEqual([1], list(aggregates))
+
+    def test_nothing_old_is_kept(self):
+        self.known()
+        refresh.mark_stale(self.manager)
+        self.known()
+        self.assertIsNot(self.forked, self.manager.host_manager.latest)
+        self.assertEqual({1: self.stored[1]},
+                         self.manager.host_manager.aggs_by_id)
+
+    def _hang(self):
+        """Let the next one that reads wait for ``go_on``, then read as usual.
+
+        :returns: an event that is set once it waits
+        """
+        hangs, self.go_on = threading.Event(), threading.Event()
+        read = self.read.side_effect
+
+        def hang(context):
+            self.read.side_effect = read
+            found = read(context)
+            hangs.set()
+            self.go_on.wait(10)
+            return found
+
+        self.read.side_effect = hang
+        self.addCleanup(self.go_on.set)
+        return hangs
+
+    def _start(self, function, *args):
+        thread = threading.Thread(target=function, args=args)
+        thread.start()
+        self.addCleanup(thread.join, 10)
+        return thread
 
     def test_several_at_a_time(self):
-        reading, go_on = threading.Event(), threading.Event()
-
-        def read():
-            reading.set()
-            go_on.wait(10)
-
-        self.host_manager._init_aggregates.side_effect = read
-        users = [threading.Thread(target=self.use) for _ in range(2)]
-        users[0].start()
-        self.assertTrue(reading.wait(10))
-        users[1].start()
-        self.host_manager.update_aggregates.assert_not_called()
-        go_on.set()
+        hangs = self._hang()
+        known = []
+        users = [self._start(lambda: known.append(self.known()))
+                 for _user in range(3)]
+        self.assertTrue(hangs.wait(10))
+        self.assertEqual([], known)
+        self.go_on.set()
         for user in users:
             user.join(10)
+        self.assertEqual([[1]] * 3, known)
         self.assert_read(1)
-        self.assertEqual(2, self.host_manager.update_aggregates.call_count)
+
+    def test_one_that_reads_hangs(self):
+        self.useFixture(test.fixtures.MockPatchObject(
+            refresh, '_PATIENCE', 0.1))
+        hangs = self._hang()
+        stuck = self._start(self.known)
+        self.assertTrue(hangs.wait(10))
+        self.store(2, 'a')
+        self.assertEqual([1, 2], self.known())
+        self.cast(3, 'a')
+        # What it has read is older than what the others use by now.
+        self.go_on.set()
+        stuck.join(10)
+        self.assertFalse(stuck.is_alive())
+        self.assertEqual([1, 2, 3], self.known())
+        self.assert_read(2)
+
+    def test_marked_while_one_reads(self):
+        hangs = self._hang()
+        user = self._start(self.known)
+        self.assertTrue(hangs.wait(10))
+        self.store(2, 'a')
+        refresh.mark_stale(self.manager)
+        self.go_on.set()
+        user.join(10)
+        self.assertEqual([1, 2], self.known())
+        self.assert_read(2)
 
     def test_again_after_an_error(self):
-        self.host_manager._init_aggregates.side_effect = [
-            ValueError('away'), None]
-        self.assertRaises(ValueError, self.use)
-        self.host_manager.update_aggregates.assert_not_called()
-        self.use()
+        read, self.read.side_effect = (
+            self.read.side_effect, test.TestingException)
+        self.assertRaises(test.TestingException, self.cast, 2, 'a')
+        self.read.side_effect = read
+        self.assertEqual([1], self.known())
         self.assert_read(2)
-        self.host_manager.update_aggregates.assert_called_once_with(
-            'aggregates')
 
-    def test_long_after_the_start(self):
-        self.use(age=3600)
-        self.assertEqual({}, self.host_manager._instance_info)
-        self.host_manager._init_instance_info.assert_not_called()
+    def test_instances_right_after_the_start(self):
+        # Each worker would ask for those of each host.
+        self.assertEqual({'a': 'of the parent'},
+                         self.manager.host_manager._instance_info)
+
+    def test_instances_long_after_the_start(self):
+        self.manager.host_manager = self.forked
+        with mock.patch.object(refresh, '_READ', time.monotonic() - 3600):
+            refresh.at_first_use(self.manager)
+        self.assertEqual({}, self.manager.host_manager._instance_info)
+
+    def test_instances_that_casts_were_missed_of(self):
+        context = mock.sentinel.context
+        instances = objects.InstanceList(objects=[
+            fake_instance.fake_instance_obj(None, uuid=uuid)
+            for uuid in (uuids.one, uuids.two)])
+        manager = self.manager.host_manager
+        manager.update_instance_info(context, 'b', instances)
+        compute = mock.Mock(host='b')
+        self.assertEqual({uuids.one, uuids.two},
+                         set(manager._get_instance_info(context, compute)))
+        # One of them is gone, and nobody has told.
+        refresh.mark_stale(self.manager)
+        with mock.patch.object(
+                host_manager.HostManager, '_get_instances_by_host',
+                return_value={uuids.one: 'read'}) as mock_get:
+            found = self.manager.host_manager._get_instance_info(
+                context, compute)
+        self.assertEqual({uuids.one: 'read'}, found)
+        mock_get.assert_called_once_with(context, 'b')
+
+    def test_manager_of_another_service(self):
+        manager = mock.Mock(spec=['host'])
+        refresh.mark_stale(manager)
+        self.assertFalse(hasattr(manager, 'host_manager'))
