@@ -108,14 +108,13 @@ class Middlebox:
             except TimeoutError:
                 return
 
-    def abandon(self, client=None):
+    def abandon(self, ports=None):
         """Nothing passes ever again on the connections that there are.
 
         As if a firewall between had forgotten them: they stay half open. New
         ones pass.
 
-        :param client: a ``psutil.Process``, whose connections they are; those
-            of all if None
+        :param ports: only on those that clients have made from these ports
         """
         ports = client and {
             found.laddr.port for found in client.net_connections('tcp')}
@@ -185,6 +184,7 @@ class _Connection:
         self._box = box
         self._client = client
         self._server = None
+        self.port = client.getpeername()[1]
         box.add(self)
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -16,10 +16,9 @@ With many records of nova-scheduler that are all up, on stock and with the
 series:
 
 * election: each worker runs the periodic task of the host discovery once. The
-  discovery itself is left out. With the series the first worker of each node
-  reads all records in its first round, or when the leader has changed, and
-  the later rounds are those of the steady state. Nodes have 64 workers.
-* heartbeat: each worker writes its heartbeat once, by the servicegroup driver.
+  discovery itself is left out.
+* heartbeat: each worker writes its heartbeat once, by the servicegroup driver:
+  with the series one worker of a node for all. Nodes have 64 workers.
 
 Each tree runs its own code in a process of its own, with one connection to
 the database. What is counted comes from the server's status of that session:
@@ -27,15 +26,14 @@ the database. What is counted comes from the server's status of that session:
 go with a read or a write, but not the pings of the connection; and
 ``Rows_read``, the rows that the storage engine was asked for.
 
-Where each reads all records, 6400 workers read 41 million rows. So only some
-do that, and the counts are scaled to all.
+As each reads all records to elect, 6400 workers read 41 million rows. So only
+some do that, and the counts are scaled to all.
 
 On stock a record is that of a node, whose workers all elect and all write into
 the one record. So the numbers for stock are those of as many nodes with one
 worker each.
 """
 
-import copy
 import json
 import os
 import subprocess
@@ -52,8 +50,7 @@ from lab.servers import placement
 
 BINARY = 'nova-scheduler'
 TOPIC = 'scheduler'
-# Workers of a node. Only these elect where the first one of a node reads all
-# records, and only SAMPLE on stock, where each does.
+# Workers of a node, and how many of all elect.
 NODE = 64
 SAMPLE = 8
 
@@ -194,45 +191,34 @@ def _rounds(context, session, discoveries, workers):
     # In the order in which all elect, so that the first one leads.
     records = sorted(objects.ServiceList.get_by_binary(context, BINARY),
                      key=lambda record: record.host)
-    services = [types.SimpleNamespace(service_ref=record)
-                for record in records]
+    services = [types.SimpleNamespace(
+        service_ref=record, model_disconnected=False) for record in records]
     managers = [types.SimpleNamespace(
         host=record.host, servicegroup_api=servicegroup_api)
-        for record in records[:NODE]]
+        for record in records[:SAMPLE]]
 
     def discover(one):
         # Stock knows a worker by [DEFAULT] host, and the series by its own.
         conf.set_override('host', one.host)
         manager.SchedulerManager._discover_hosts_in_cells(one, context)
 
-    def election():
-        del discoveries[:]
-        counted = session.count(discover, managers, workers)
-        if len(discoveries) != 1:
-            raise LabError('%d workers lead' % len(discoveries))
-        return counted
+    del discoveries[:]
+    yield 'election', session.count(discover, managers, workers)
+    if not discoveries:
+        raise LabError('nobody discovers hosts')
 
-    if not cloud.has_worker_hosts(os.path.dirname(nova.__path__[0])):
-        del managers[SAMPLE:]
-        yield 'election', election()
+    if cloud.has_worker_hosts(os.path.dirname(nova.__path__[0])):
+        def write(node):
+            # As nova.workers.heartbeat.Heartbeat does.
+            first, *others = node
+            servicegroup_api.report_state(first, [
+                (one.service_ref.id, one.service_ref.host) for one in others])
+
+        nodes = [services[at:at + NODE] for at in range(0, workers, NODE)]
+        yield 'heartbeat', session.count(write, nodes, len(nodes))
     else:
-        from nova.scheduler import leader
-        from nova.workers import record as workers_record
-
-        for one in managers:
-            one.leader = leader.Leader(BINARY, servicegroup_api)
-        yield 'first', election()
-        # All others now remember the same as the last one of these.
-        managers += [types.SimpleNamespace(
-            host=record.host, leader=copy.copy(managers[-1].leader))
-            for record in records[NODE:]]
-        yield 'later', election()
-        # As nova.workers.heartbeat.Heartbeat does.
-        for service in services:
-            service.service_ref.save = workers_record.Record(service).write
-
-    yield 'heartbeat', session.count(
-        servicegroup_api._driver._report_state, services, workers)
+        yield 'heartbeat', session.count(
+            servicegroup_api._driver._report_state, services, workers)
     # The driver only logs what fails.
     written = sum(record.report_count for record in
                   objects.ServiceList.get_by_binary(context, BINARY))
@@ -254,7 +240,8 @@ def run(base, folder, tree, sizes):
     with open(config, 'w') as stream:
         stream.write(
             '[DEFAULT]\ntransport_url = fake:/\nservice_down_time = 36000\n'
-            'log_file = %s\n[database]\nconnection = %s\n' % (
+            '[scheduler]\ndiscover_hosts_in_cells_interval = 3600\n'
+            '[DEFAULT]\nlog_file = %s\n[database]\nconnection = %s\n' % (
                 os.path.join(folder, 'log'), base.urls['main']))
     env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
                PYTHONPATH=database.nova_path(tree, placement.ROOT))

@@ -10,71 +10,60 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Electing the one worker in the cloud that does what one has to do."""
+"""Which of the schedulers discover hosts: the leader, and a deputy."""
 
+import contextlib
+import threading
+import time
+
+from oslo_log import log as logging
+
+import nova.conf
 from nova import objects
-from nova.workers import identity
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
 
 
-class Leader:
-    """The leader among the services of a binary: the first one that is up.
+def elect(context, servicegroup_api):
+    """Elect the leader and its deputy among the schedulers that are up.
 
-    All look at the same records, so all elect the same leader without talking
-    to each other.
+    All schedulers look at the same records and the same clock, so all elect
+    the same two without talking to each other. The leader is the first one.
+    A leader that hangs or fails in the discovery is up all the same, and the
+    records do not tell, so somebody else discovers hosts as well: the deputy,
+    which is another scheduler in each interval.
 
-    :param binary: the binary of the services to elect among
+    :param context: a nova.context.RequestContext
     :param servicegroup_api: the nova.servicegroup.API that tells who is up
+    :returns: the host of the leader and that of the deputy, which may be the
+        same; None for both if there are no records
     """
-
-    def __init__(self, binary, servicegroup_api):
-        self._binary = binary
-        self._servicegroup_api = servicegroup_api
-        self._last = None
-
-    def elect(self, context, host):
-        """The host of the leader, as far as ``host`` has to know it.
-
-        ``host`` leads if, and only if, it is what is returned.
-
-        :param context: a nova.context.RequestContext
-        :param host: the host of the service that asks
-        :returns: a host of the binary's services; None if it has none
-        """
-        # While one that comes before this host is up, this host is not the
-        # leader, whoever is. So a follower reads one record, not all. Reading
-        # all of them in all W workers would be W x W rows at each interval,
-        # or at each start and each change of the leader if all of them had to
-        # find it: the others of a node look at its first worker.
-        for other in (self._last, _first_of_the_node(host)):
-            if (other is not None and other < host and
-                    self._is_up(context, other)):
-                self._last = other
-                return other
-        self._last = self._elect(context)
-        return self._last
-
-    def _is_up(self, context, host):
-        record = objects.Service.get_by_host_and_binary(
-            context, host, self._binary)
-        return (record is not None and not record.disabled and
-                self._servicegroup_api.service_is_up(record))
-
-    def _elect(self, context):
-        records = objects.ServiceList.get_by_binary(context, self._binary)
-        up = [record.host for record in records
-              if self._servicegroup_api.service_is_up(record)]
-        if up:
-            return min(up)
-        # Nobody has sent a heartbeat for long: the whole cloud was down. The
-        # one seen last is the likeliest to be back, while the first might be
-        # a record whose worker is gone for good.
-        records = sorted(records, key=lambda record: record.host)
-        last_seen = max(
-            records, default=None,
-            key=lambda record: record.last_seen_up or record.created_at)
-        return last_seen.host if last_seen is not None else None
+    records = objects.ServiceList.get_by_binary(context, 'nova-scheduler')
+    up = [record for record in records
+          if servicegroup_api.service_is_up(record)]
+    # For some seconds after a restart of the whole cloud, none is up.
+    hosts = sorted(record.host for record in up or records)
+    if not hosts:
+        return None, None
+    interval = max(1, CONF.scheduler.discover_hosts_in_cells_interval)
+    turn = int(time.time() / interval) % len(hosts)
+    return hosts[0], hosts[turn]
 
 
-def _first_of_the_node(host):
-    worker = identity.parse(host)
-    return identity.worker_host(worker.node, 1) if worker else None
+@contextlib.contextmanager
+def watch(host):
+    """Log a warning if a discovery has not ended after service_down_time.
+
+    :param host: the host of the scheduler that discovers
+    """
+    timer = threading.Timer(CONF.service_down_time, LOG.warning, [
+        'The discovery of hosts on %(host)s has not ended after %(seconds)d '
+        'seconds. Until it does, only the other schedulers discover hosts.',
+        {'host': host, 'seconds': CONF.service_down_time}])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -14,6 +14,10 @@
 
 import datetime
 import re
+import uuid
+
+import ddt
+import psutil
 
 from tests.integration import base
 from tests.integration import test_scheduler
@@ -21,6 +25,7 @@ from tests.integration import test_scheduler
 INTERVAL = 1
 
 
+@ddt.ddt
 class LeaderTestCase(base.LabTestCase):
 
     wait_for_leader = test_scheduler.SchedulerTestCase.wait_for_leader
@@ -60,3 +65,55 @@ class LeaderTestCase(base.LabTestCase):
             rf'^(\S+ \S+) .* skipping discover hosts on {host}\b',
             scheduler.log(), re.MULTILINE)
         return datetime.datetime.fromisoformat(found[-1])
+
+    @ddt.data(*base.MODES)
+    def test_half_open_connection_to_a_cell(self, mode):
+        databases = base.shared_database()
+        box, url = self.middlebox(databases.urls['main'])
+        self.addCleanup(databases.map_cell, databases.urls['main'])
+        databases.map_cell(url)
+        self.made = self.cloud({
+            'scheduler': {'discover_hosts_in_cells_interval': INTERVAL},
+            'DEFAULT': {'debug': 'true'}})
+        nodes = [self.made.scheduler(node=node, workers=workers, mode=mode)
+                 for node, workers in (('node-a', 3), ('node-b', 1))]
+        for scheduler in nodes:
+            scheduler.wait_ready()
+            self.wait_up(self.made, scheduler)
+        self.wait_for_leader(self.made, nodes, 'node-a-worker-1')
+        self.add_compute('compute-1')
+        self.wait_mapped('compute-1')
+
+        leader = psutil.Process(nodes[0].workers()[1].pid)
+        box.abandon({connection.laddr.port
+                     for connection in leader.net_connections('tcp')})
+        self.add_compute('compute-2')
+        self.wait_mapped('compute-2')
+        self.made.wait(
+            lambda: 'The discovery of hosts on node-a-worker-1 has not ended '
+            f'after {base.SERVICE_DOWN_TIME} seconds' in nodes[0].log(),
+            base.SERVICE_DOWN_TIME + 10, 'the warning')
+        # It still hangs, and the others go on.
+        self.add_compute('compute-3')
+        self.wait_mapped('compute-3')
+        # It is well but for that.
+        self.assertEqual(4, len(self.up(self.made)))
+        self.assertEqual(leader.pid, nodes[0].workers()[1].pid)
+
+    def add_compute(self, host):
+        """Write the records of a new nova-compute."""
+        self.made.database.execute(
+            'main', 'INSERT INTO compute_nodes (created_at, host, '
+            'hypervisor_hostname, uuid, vcpus, memory_mb, local_gb, '
+            'vcpus_used, memory_mb_used, local_gb_used, hypervisor_type, '
+            'hypervisor_version, cpu_info, mapped, deleted) VALUES '
+            "(UTC_TIMESTAMP(), :host, :host, :uuid, 1, 1, 1, 0, 0, 0, 'QEMU', "
+            "1, '{}', 0, 0)", host=host, uuid=str(uuid.uuid4()))
+
+    def wait_mapped(self, host):
+        # In one interval it is the turn of the leader, in the other one not.
+        self.made.wait(
+            lambda: self.made.database.execute(
+                'api', 'SELECT id FROM host_mappings WHERE host = :host',
+                host=host), base.SERVICE_DOWN_TIME + 2 * INTERVAL + 5,
+            f'{host} to be mapped')

@@ -124,7 +124,7 @@ class TestScale(testtools.TestCase):
                            for n in (1, 2, 4)]}
         found = [{'processes': 300 + 6 * n, 'memory': 2 ** 16 * n,
                   'list': 2 + n / 1000, 'ping': 3 + n / 100} for n in sizes]
-        election = [{'first': [0, 0, n * n / 10 ** 6]} for n in sizes]
+        election = [{'election': [0, 0, n * n / 10 ** 6]} for n in sizes]
         return scale.limits_of(
             argparse.Namespace(workers=sizes), real,
             {'processes': 4, 'memory': 2 ** 17}, found,
@@ -143,7 +143,7 @@ class TestScale(testtools.TestCase):
                 ('nova-manage worker ping', 5700)):
             self.assertAlmostEqual(workers, found[what].workers, 2, what)
         leader, = (limit for limit in found.values()
-                   if limit.what.startswith('new leader'))
+                   if limit.what.startswith('election'))
         self.assertAlmostEqual((60 * 10 ** 6) ** .5, leader.workers, 2)
 
     def test_first_that_breaks_is_named(self):
