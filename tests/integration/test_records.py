@@ -16,6 +16,7 @@ import re
 import time
 
 import ddt
+import sqlalchemy
 
 from tests.integration import base
 
@@ -107,6 +108,22 @@ class WorkerRecordsTestCase(RecordsBase):
             self.assertEqual(1, len(found), lines)
             self.assertIn(' WARNING ', found[0])
         self.assertNotIn('Traceback', scheduler.log())
+
+    def test_record_of_another_node_is_locked(self):
+        # The workers have most of all records, which MariaDB reads them all
+        # for, if they are written by one statement.
+        self.run_service(3)
+        self.run_service(1, 'scheduler-node-2')
+        engine = sqlalchemy.create_engine(self.made.database.urls['main'])
+        self.addCleanup(engine.dispose)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                'SELECT id FROM services WHERE host = '
+                "'scheduler-node-2-worker-1' FOR UPDATE").all()
+            self.made.wait(
+                lambda: 'scheduler-node-2-worker-1' not in self.up(self.made),
+                base.SERVICE_DOWN_TIME + 5, 'that one to be down')
+            self.assertEqual(workers_of(NODE, 3), self.up(self.made))
 
 
 @ddt.ddt
