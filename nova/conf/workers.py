@@ -23,6 +23,25 @@ def _options(group, notes):
     :param notes: what is to be known of its requests
     """
     return [
+        cfg.BoolOpt(
+            'worker_hosts',
+            default=True,
+            help=f"""
+Whether each worker process has a host of its own.
+
+With ``true``, worker n has the host ``<[DEFAULT] host>-worker-<n>``: an RPC
+server, a queue and a record in the list of services with that name.
+
+With ``false``, all workers share ``[DEFAULT] host``, as they did before the
+option was there, and ``[{group}] worker_timeout`` has no effect. The records
+of the workers stay in the list of services as down; remove them with
+``nova-manage worker retire``.
+
+Related options:
+
+* ``[{group}] workers``
+* ``[{group}] worker_timeout``
+"""),
         cfg.IntOpt(
             'worker_timeout',
             default=0,
@@ -34,9 +53,21 @@ Each worker regularly sends a message to itself. A worker that has begun
 neither that message nor a request for that many seconds is stuck: its dispatch
 pool is blocked, or the whole process is. It is made to write the stacks of its
 threads to the log, is killed, and is started again under the same worker host.
+The log names the requests that are lost with it.
 
-A worker is not replaced while the message broker, the main database or the API
-database does not answer. {notes}
+Before that, a trial finds out whether a new worker would do better: a process
+sends a message and receives it, commits to the main database and reads the API
+database. While that fails, no worker is replaced. {notes}
+
+A worker that still has free threads may be about to connect to the message
+broker again, so it has longer: ``[oslo_messaging_rabbit] rabbit_interval_max``
+more, and while it runs requests at least twice
+``[oslo_messaging_rabbit] heartbeat_timeout_threshold``.
+
+A worker whose requests all fail, while those of other workers on its node
+succeed, is stopped and started again.
+
+With 0, the stacks of a stuck worker are logged once, and nothing else is done.
 
 Possible values:
 

@@ -13,176 +13,181 @@
 """A heartbeat that travels through the worker's own queue.
 
 nova's services write their heartbeat on a timer, so a service is up as long as
-that timer runs, whatever became of the rest. Here the timer sends a message to
-the worker's own RPC server, and the heartbeat is written when that runs. So
-``up`` means: this worker takes messages from its queue and runs them.
+that timer runs, whatever became of the rest. Here the timer sends a self-ping,
+a message to the worker's own RPC server, and the heartbeat is due when that
+runs. So ``up`` means: this worker takes messages from its queue and runs them.
+One worker of a node writes the heartbeats of all whose self-ping has run, so
+that a node commits as seldom as it does with one record.
 """
 
 import time
-import typing as ty
 
+from oslo_config import cfg
 from oslo_log import log as logging
 import oslo_messaging as messaging
 
 import nova.conf
 from nova import context
+from nova import objects
 from nova import rpc
+from nova.scheduler import refresh
 from nova.servicegroup import api
-from nova.workers import excuse
-from nova.workers import record
+from nova.workers import board
 from nova.workers import rpcserver
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
-# A worker is looked at so many times per report_interval.
-CHECKS = 5
+# Seconds between two ticks.
+TICK = 1
 
 
 class Heartbeat:
     """Takes the place of nova.servicegroup.API in the Service of a worker.
 
-    :param server: the nova.service.Service, bound to its worker host
-    :param alive: called whenever a message begins to run, and again and again
-        while it is not this worker that keeps its own from running
+    :param service: the nova.service.Service, bound to its worker host
+    :param node: the nova.workers.board.Board of the node
+    :param row: the nova.workers.board.Row of this worker
     """
 
-    def __init__(self, server, alive):
-        self._server = server
-        self._alive = alive
-        self._servicegroup_api = server.servicegroup_api
-        self.bound = rpcserver.Bound()
-        self._record: ty.Any = None
-        self._client: ty.Any = None
-        # In seconds of time.monotonic(): when a message last began to run,
-        # when something it needs was away, when an own one was sent (None if
-        # it could not be), and since when one should run (None if none is).
-        self._begun = self._away = float('-inf')
-        self._sent: ty.Any = float('-inf')
-        self._waiting: ty.Any = None
-        self._writing = self._warned = False
-        self._inquiry: ty.Any = None
+    def __init__(self, service, node, row):
+        self._service = service
+        self._board = node
+        self._row = row
+        self._servicegroup_api = service.servicegroup_api
+        self.limit = rpcserver.ConcurrencyLimit()
+        # Since when a self-ping could have run: infinity while it runs, and
+        # None if none is under way.
+        self._sent: float | None = None
 
     def get_rpcserver(self, target, endpoints, serializer):
-        """The RPC server for requests and for the worker's own messages."""
+        """The RPC server for requests and for self-pings."""
         return rpcserver.RPCServer(
-            rpc.get_server(target, endpoints + [_Endpoint(self._beat)],
-                           serializer), self.bound, self._start, self._begin)
+            rpc.get_server(target, endpoints + [_Endpoint(self._pinged)],
+                           serializer),
+            self.limit, self._board, self._row, self._reconnected)
 
     def join(self, host, topic, service):
-        """The Service has started: let messages run."""
-        self.bound.open(CONF.executor_thread_pool_size)
-
-    def _start(self):
-        """The broker sends requests from now on, so it has to run them."""
-        service = self._server
-        self._record = record.Record(service)
-        service.service_ref.save = self._record.write
-        self._client = rpc.get_client(messaging.Target(topic=service.topic))
-        self._begin()
+        """The Service has started: let messages run, and the heart beat."""
+        self._row.record = service.service_ref.id
+        self._row.threads = CONF.executor_thread_pool_size
+        self._client = rpc.get_client(messaging.Target(
+            topic=topic, server=host, namespace='worker', version='1.0'))
+        self._tick()
+        service.tg.add_timer(TICK, self._tick)
         if interval := service.report_interval:
             # As late as in nova's other services: all workers start first.
-            for seconds, function in ((interval, self._send),
-                                      (interval / CHECKS, self._check)):
-                service.tg.add_timer_args(
-                    seconds, function, stop_on_exception=False,
-                    initial_delay=min(interval, api.INITIAL_REPORTING_DELAY))
+            service.tg.add_timer_args(
+                interval, self._ping, stop_on_exception=False,
+                initial_delay=min(interval, api.INITIAL_REPORTING_DELAY))
+        self._row.enter(board.SERVING)
+        self.limit.open(CONF.executor_thread_pool_size)
 
-    def _begin(self):
-        """A message for this worker begins to run."""
-        self._begun = time.monotonic()
-        self._alive()
+    def _tick(self):
+        self._row.ticked = time.monotonic()
 
-    def _beat(self):
-        """The own message runs: write the heartbeat."""
-        self._writing = True
+    def _reconnected(self):
+        """Casts, and the self-ping, may have been lost meanwhile."""
+        refresh.mark_stale(self._service.manager)
+        if self._sent != float('inf'):
+            self._sent = None
+
+    def _ping(self):
+        """Send a self-ping, unless one is still to run."""
+        now = time.monotonic()
+        if self._sent is not None:
+            if self.limit.full:
+                self._sent = max(self._sent, now)
+            if now - self._sent < CONF.report_interval + reconnect_time():
+                return
+        self._sent = now
         try:
-            self._servicegroup_api.report_state(self._server)
-            if CONF.servicegroup_driver != 'db':
-                # It has not touched the record.
-                self._record.check()
-        finally:
-            self._writing = False
-            self._waiting = None
-        if self._warned:
-            self._warned = False
-            LOG.info('Worker %s runs messages again', self._server.host)
-
-    def _cast(self, client, **options):
-        """Send an own message; without a retry, as the next is due soon."""
-        client.prepare(
-            server=self._server.host, namespace='worker', version='1.0',
-            retry=0, **options).cast(context.get_admin_context(), 'beat')
-
-    def _send(self):
-        """Send an own message, unless one is still to run."""
-        if self._waiting is not None:
-            return
-        self._waiting = self._sent = time.monotonic()
-        try:
-            self._cast(self._client)
+            # Each host of the URL once, as the next self-ping is due soon.
+            self._client.prepare(
+                retry=len(rpc.get_transport_url().hosts[1:])
+            ).cast(context.get_admin_context(), 'ping')
         except Exception:
-            # Whatever it is: _check() finds it out, and sends another.
+            # oslo.messaging has logged it.
             self._sent = None
 
-    def _send_again(self, client):
-        """Send one if none is in the queue, by a client of its own."""
-        queued = self._sent is not None and (self.bound.full or (
-            time.monotonic() - self._sent < excuse.reconnect_time()))
-        if queued or self._writing or self._waiting is None:
-            return
-        self._sent = time.monotonic()
+    def _pinged(self):
+        """The self-ping runs."""
+        self._sent = float('inf')
         try:
-            # Where there is no queue yet, the broker says so, and leaves a
-            # confirmation unread on a connection that nobody shares.
-            self._cast(client, transport_options=messaging.TransportOptions(
-                at_least_once=True))
-        except messaging.MessageUndeliverable:
+            self._write_heartbeats()
+        finally:
             self._sent = None
 
-    def _check(self):
-        """Find out why the own message does not run, and tell if not by us."""
-        now, interval = time.monotonic(), self._server.report_interval
-        waiting = self._waiting or now
-        overdue = now - max(waiting, self._begun)
-        # Requests may begin for ever while an own message is lost.
-        if overdue < interval / CHECKS and self._sent is not None and (
-                self.bound.full or now - waiting < interval):
-            self._inquiry = None
+    def _write_heartbeats(self):
+        """Write those that are due."""
+        now = self._row.pinged = time.monotonic()
+        if self._row.record != self._service.service_ref.id:
+            # A sibling has made the record again.
+            self._look_for_record(self._row)
+        # Who wrote last goes on. Others write when that worker has stopped.
+        if (self._row.wrote < max(row.wrote for row in self._board.rows) and
+                now - self._row.written < 1.5 * CONF.report_interval):
             return
-        # Asked once, as it may end at any time.
-        outage = self._inquiry and self._inquiry.outage
-        if outage:
-            # The broker may have taken the message down with it.
-            self._away, self._sent = now, None
-            self._warn('runs no messages, as ' + outage)
-        if not self._inquiry or outage or now >= self._inquiry.end:
-            self._inquiry = excuse.Inquiry(
-                self._server.topic, interval, self._send_again)
-        if self.bound.size and self.bound.full and overdue >= interval:
-            self._warn('takes no more requests: all %d threads are busy and '
-                       'have begun nothing for %d seconds' %
-                       (self.bound.size, overdue))
-        unread = not (self.bound.full or self._writing)
-        since = max(self._away, waiting) if unread else self._away
-        if now - since < excuse.reconnect_time():
-            # A connection may still have to be made again.
-            self._alive()
+        others = [row for row in self._board.rows if row is not self._row and
+                  row.state == board.SERVING and row.pinged > row.written]
+        missing = self._servicegroup_api.report_state(
+            self._service, [(row.record, row.host) for row in others])
+        if missing is None:
+            return
+        self._row.wrote = now
+        for row in [self._row, *others]:
+            row.written = now
+            if row.record in missing:
+                self._look_for_record(row)
 
-    def _warn(self, reason):
-        """Log, once until it runs messages again, why it does not."""
-        if not self._warned:
-            self._warned = True
-            LOG.warning('Worker %s %s', self._server.host, reason)
+    def _look_for_record(self, row):
+        """Make the record of a worker again if somebody has deleted it.
+
+        The clean-up jobs of deployments delete records that are down, as all
+        are while the message broker is away.
+        """
+        ctxt, ours = context.get_admin_context(), self._service.service_ref
+        try:
+            record = objects.Service.get_by_host_and_binary(
+                ctxt, row.host, ours.binary)
+            if record is None:
+                record = objects.Service(ctxt, host=row.host, topic=ours.topic,
+                                         binary=ours.binary, report_count=0)
+                record.create()
+                LOG.warning('Record %(id)d of %(binary)s on host %(host)s was '
+                            'deleted while the worker is alive; created it '
+                            'again as record %(new)d', {
+                                'id': row.record, 'binary': ours.binary,
+                                'host': row.host, 'new': record.id})
+        except Exception as exc:
+            LOG.warning('Cannot look for the record of %(host)s: %(error)s',
+                        {'host': row.host, 'error': exc})
+            return
+        row.record = record.id
+        if row is self._row:
+            self._service.service_ref = record
 
 
 class _Endpoint:
-    """The RPC endpoint for a worker's own message."""
+    """The RPC endpoint for a self-ping."""
 
     target = messaging.Target(namespace='worker', version='1.0')
 
-    def __init__(self, beat):
-        self._beat = beat
+    def __init__(self, pinged):
+        self._pinged = pinged
 
-    def beat(self, context):
-        self._beat()
+    def ping(self, context):
+        self._pinged()
+
+
+def rabbit(option, default):
+    """The value of an option of RabbitMQ's driver, if that is in use."""
+    try:
+        return CONF.oslo_messaging_rabbit[option]
+    except (cfg.NoSuchOptError, KeyError):
+        return default
+
+
+def reconnect_time():
+    """How many seconds a listener may wait until it connects again."""
+    return rabbit('rabbit_interval_max', 30)

@@ -32,6 +32,10 @@ MAX_QUEUE_LENGTH = 255
 #: The binaries whose workers have worker hosts, and their RPC topics.
 TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
 
+#: The RPC server name under which all workers of a node listen at the node
+#: address. No host has such a name, so nobody calls one.
+NODE_SERVER = '@'
+
 # Only the last suffix is ours: the name of a node may look like a worker host
 # itself (Kubernetes nodes are named like 'k8s-worker-1').
 _WORKER_HOST = re.compile(r'(?P<node>.+)-worker-(?P<number>[1-9][0-9]*)')

@@ -19,6 +19,7 @@ object each time, a worker keeps its name for life, in both concurrency modes.
 """
 
 import contextlib
+import functools
 import gc
 import os
 import sys
@@ -34,13 +35,17 @@ from oslo_utils import importutils
 
 from nova import baserpc
 import nova.conf
+from nova import objects
 from nova import rpc
+from nova import service as nova_service
+from nova.workers import board
 from nova.workers import heartbeat
 from nova.workers import identity
 from nova.workers import lookalike
 from nova.workers import retirement
 from nova.workers import rpcserver
 from nova.workers import supervisor
+from nova.workers import trial
 
 # cotyledon brings it for the titles of its own; without it a worker has the
 # command line as its title.
@@ -52,6 +57,7 @@ LOG = logging.getLogger(__name__)
 # How many messages a worker takes from the broker before it has read them. A
 # worker that reads no more holds so many requests until its process ends.
 PREFETCH_COUNT = 2
+RABBIT = 'oslo_messaging_rabbit'
 
 # Seconds for a probe of the node address to be answered at a stop.
 NODE_STOP_TIME = 0.5
@@ -66,17 +72,18 @@ class Worker(service.ServiceBase):
     :param server: the nova.service.Service of the node
     :param number: which worker this is, from 1
     :param workers: how many there are on the node
-    :param slot: the nova.workers.supervisor.Slot of this worker, if it is to
-        be replaced when it is stuck
+    :param node_board: the nova.workers.board.Board of the node
+    :param watched: the nova.workers.supervisor.Watched of this worker
     """
 
-    def __init__(self, server, number, workers, slot=None):
+    def __init__(self, server, number, workers, node_board, watched):
         self.server = server
         self.number = number
         self.workers = workers
         self.node = server.host
         self.host = identity.worker_host(server.host, number)
-        self.slot = slot
+        self.board = node_board
+        self.watched = watched
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
         self._started = False
@@ -85,6 +92,8 @@ class Worker(service.ServiceBase):
 
     def start(self):
         self._started = True
+        self.watched.enable_dump()
+        self.watched.row.open()
         self._bind()
         self.server.start()
         self._serve_node_address()
@@ -98,8 +107,7 @@ class Worker(service.ServiceBase):
             # The launcher of the eventlet mode stops what it launched in the
             # parent as well, where nothing was started.
             return
-        if self.slot is not None:
-            self.slot.close()
+        self.watched.row.enter(board.STOPPING)
         stopped = threading.Event()
 
         def stop_node_address():
@@ -121,7 +129,7 @@ class Worker(service.ServiceBase):
             return
         # A probe that gets no answer would end a graceful shutdown, so it is
         # answered until the last request has run.
-        self._heartbeat.bound.wait_until_idle()
+        self._heartbeat.limit.wait_until_idle()
         self._node_rpcserver.stop()
         self._node_rpcserver.wait()
 
@@ -141,8 +149,9 @@ class Worker(service.ServiceBase):
         manager = self.server.manager
         manager.host = self.host
         manager.notifier = rpc.get_notifier(manager.service_name, self.host)
-        if self.slot is not None:
-            self.slot.open()
+        # What is cached of the minimum versions of services is the parent's.
+        objects.Service.clear_min_version_cache()
+        nova_service.setup_profiler(self.server.binary, self.host)
         self._beat_through_the_queue()
         if setproctitle is not None:
             # Probes look for the name of the binary, so it comes first.
@@ -155,8 +164,7 @@ class Worker(service.ServiceBase):
 
     def _beat_through_the_queue(self):
         self._heartbeat = heartbeat.Heartbeat(
-            self.server,
-            self.slot.alive if self.slot is not None else lambda: None)
+            self.server, self.board, self.watched.row)
         self.server.servicegroup_api = self._heartbeat
         self.server.rpcserver_factory = self._heartbeat.get_rpcserver
 
@@ -170,37 +178,61 @@ class Worker(service.ServiceBase):
         # Its own name is never called, so all workers have the same one.
         target = messaging.Target(
             topic=identity.node_topic(self.server.topic, self.node),
-            server='node')
+            server=identity.NODE_SERVER)
         self._node_rpcserver = rpcserver.RPCServer(
             rpc.get_server(target, [
                 baserpc.BaseRPCAPI(self.server.manager.service_name,
                                    self.backdoor_port)]),
-            self._heartbeat.bound)
-        self._node_rpcserver.start()
+            self._heartbeat.limit, self.board, self.watched.row)
+        # One thread is enough, as it only answers pings.
+        self._node_rpcserver.start(override_pool_size=1)
 
 
 def set_defaults():
-    """Let the workers of this process prefetch few messages.
+    """Know oslo.messaging's options, and prefetch few messages.
 
     What the operator sets, in the file or in the transport URL, wins. To be
     called before the configuration is read, as oslo.messaging's drivers are
     made there.
     """
-    group = 'oslo_messaging_rabbit'
-    CONF.register_opts(dict(messaging_opts.list_opts())[group], group)
-    CONF.set_default('rabbit_qos_prefetch_count', PREFETCH_COUNT, group)
+    options = dict(messaging_opts.list_opts())
+    CONF.register_opts(options[RABBIT], RABBIT)
+    CONF.register_opts([option for option in options[None]
+                        if option.name == 'executor_thread_pool_size'])
+    CONF.set_default('rabbit_qos_prefetch_count', PREFETCH_COUNT, RABBIT)
 
 
 def check(topic):
     """Stop the start of the command if its configuration does not do.
 
+    Undoes set_defaults() if the workers are to have no worker hosts.
+
     :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
     """
+    if not CONF[topic].worker_hosts:
+        CONF.clear_default('rabbit_qos_prefetch_count', RABBIT)
+        rpc.cleanup()
+        rpc.init(CONF)
+        return
     with _refusing():
         identity.check(topic, CONF.host)
-        supervisor.check(topic, CONF[topic].worker_timeout,
-                         CONF.report_interval)
+        _check_timeout(topic, CONF[topic].worker_timeout,
+                       CONF.report_interval)
+
+
+def _check_timeout(group, timeout, interval):
+    """Make sure that a healthy worker is not taken for a stuck one."""
+    if timeout and interval <= 0:
+        raise ValueError(
+            f'[{group}] worker_timeout needs the heartbeat, but [DEFAULT] '
+            f'report_interval is {interval}')
+    # One self-ping may be late, and one may be lost.
+    if 0 < timeout < 3 * interval:
+        raise ValueError(
+            f'[{group}] worker_timeout is {timeout} seconds, but with '
+            f'[DEFAULT] report_interval = {interval} it has to be at '
+            f'least {3 * interval}, or 0 to replace no worker')
 
 
 def _check_lookalikes(server, workers):
@@ -237,21 +269,19 @@ def launch(server, workers):
             raise ValueError(f'[{server.topic}] workers is {workers}, but it '
                              'has to be at least 1')
         _check_lookalikes(server, workers)
-    slots: list[supervisor.Slot | None] = [None] * workers
-    watch = None
-    timeout = CONF[server.topic].worker_timeout
-    if timeout:
-        watch = supervisor.Supervisor(
-            [identity.worker_host(server.host, number)
-             for number in range(1, workers + 1)], timeout)
-        slots = list(watch.slots)
+    hosts = [identity.worker_host(server.host, number)
+             for number in range(1, workers + 1)]
+    # One thread more, for the node address.
+    node_board = board.Board(hosts, CONF.executor_thread_pool_size + 1)
+    parent = supervisor.Supervisor(
+        node_board, CONF[server.topic].worker_timeout,
+        functools.partial(trial.attempt, server.topic))
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
     # As the launcher of the eventlet mode does it by itself: the workers'
     # garbage collectors leave alone what is there now, so it stays shared.
     gc.freeze()
-    for number, slot in enumerate(slots, 1):
+    for number, watched in enumerate(parent.watched, 1):
         launcher.launch_service(
-            Worker(server, number, workers, slot), workers=1)
-    if watch is not None:
-        watch.start()
+            Worker(server, number, workers, node_board, watched), workers=1)
+    parent.start()
     return launcher

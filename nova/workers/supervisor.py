@@ -10,124 +10,156 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The parent replaces a worker that stops running messages.
+"""The parent replaces a worker that is stuck.
 
-Each worker has a slot in memory that it shares with the parent, and counts up
-there whenever it begins a message. A worker that has not done so for too long
-is killed, and the launcher starts it again under its name. That catches what
-the worker cannot see, or not help, itself: a deadlock in its dispatch pool, C
-code that holds the GIL, a stopped process.
+A worker that has begun no message for too long is replaced if a trial shows
+that a new process gets on. So an outage of the message broker or of a database
+excuses all workers by itself, and what a worker cannot help itself is cured: a
+deadlock in its dispatch pool, C code that holds the GIL, a stopped process.
 
-It is the way of gunicorn's arbiter.
+It is the way of gunicorn's arbiter: a signal in one look, SIGKILL in a later
+one, and no waiting between.
 """
 
-import contextlib
 import faulthandler
-import mmap
 import os
-import resource
-import select
 import signal
 import threading
 import time
 
 from oslo_log import log as logging
 
+import nova.conf
+from nova.workers import board
+from nova.workers import heartbeat
+from nova.workers import trial
+
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
-# Seconds between two looks at the slots.
+# Has a worker write its stacks, which does not end it.
+DUMP_SIGNAL = signal.SIGRTMIN + 1
+
+# Seconds: between two looks; that a stopped worker has for its stacks; that a
+# start may take; without a tick, or a look, when a process does not run.
 INTERVAL = 0.5
-# Seconds for which an aborted worker may write no stacks and live on.
 DUMP_TIME = 2
+START_TIME = 30
+PAUSE = 5
+# So often a request fails, and one of a sibling succeeds, before the worker is
+# the cause.
+FAILURES = 5
+# For how many seconds it counts that a worker was replaced or restarted, and
+# how often that may be until it has more time.
+REMEMBERED = 3600
+FREE = 2
+# Seconds between two restarts of a worker that fails.
+PATIENCE = 600
 
-# The fields of a slot, and the size of one in bytes.
-_PID, _COUNT, _FIELDS = 0, 1, 2
-_SIZE = 8
 
+class Watched:
+    """A worker as the parent sees it. Made before the fork.
 
-class Slot:
-    """What a worker says to the parent.
-
-    Made in the parent, before the fork. The worker counts; the parent reads
-    the count and what the worker writes into the pipe when it is aborted.
-
-    :ivar host: the worker host
+    :ivar row: the nova.workers.board.Row of the worker
     """
 
-    def __init__(self, host, fields):
-        self.host = host
-        self._fields = fields
-        self._reader, self._writer = os.pipe()
-        # The parent's view: the count it saw last, and for how many seconds
-        # it has not changed.
-        self._seen = 0
-        self.silence = 0
+    def __init__(self, row):
+        self.row = row
+        # The stacks that the worker writes, and how much of them was read.
+        self._output = os.memfd_create('stacks')
+        self._read = 0
+        # Those not logged yet, when they grew, and the process to be killed.
+        self.stacks = b''
+        self.grew = 0.0
+        self.doomed = 0
+        # Whether the log says why the worker is down.
+        self.told = False
+        # When the worker was replaced or restarted.
+        self.replaced: list[float] = []
+        # The counts of the worker and of its siblings at the time from which
+        # on all requests of the worker fail, how many had failed here and
+        # succeeded there in the last turn, and the number of turns.
+        self._sound: tuple = ()
+        self._turn, self._turns = (0, 0), 0
 
-    def open(self):
-        """In the worker: from the first alive() on, expect one more."""
-        # It is the parent that can write to the log while this process hangs,
-        # so the stacks go there.
-        faulthandler.enable(self._writer)
-        self._fields[_COUNT] = 0
-        self._fields[_PID] = os.getpid()
-
-    def alive(self):
-        """In the worker: it runs messages."""
-        self._fields[_COUNT] += 1
-
-    def close(self):
-        """In the worker: expect nothing more, it is about to end."""
-        # Not the count, which another thread may be about to write.
-        self._fields[_PID] = 0
-
-    @property
-    def pid(self):
-        """The process that is watched; 0 if there is none."""
-        return self._fields[_PID]
-
-    def observe(self, elapsed):
-        """In the parent: see if the worker has counted up.
-
-        :param elapsed: seconds since the last look
-        """
-        count = self._fields[_COUNT]
-        if self.pid and count and count == self._seen:
-            self.silence += elapsed
-        else:
-            self._seen = count
-            self.silence = 0
-
-    def forget(self):
-        """In the parent: the worker is gone."""
-        self._fields[_PID] = self._fields[_COUNT] = 0
-        self.silence = 0
+    def enable_dump(self):
+        """In the worker: write the stacks when the parent asks for them."""
+        faulthandler.register(DUMP_SIGNAL, self._output)
 
     def read(self):
-        """In the parent: what the worker has written, without waiting."""
-        output = b''
-        while select.select([self._reader], [], [], 0)[0]:
-            output += os.read(self._reader, 65536)
+        """What stacks the worker has written since the last call."""
+        size = os.fstat(self._output).st_size
+        output = os.pread(self._output, size - self._read, self._read)
+        self._read = size
         return output
+
+    def allowance(self, timeout, now):
+        """For how many seconds the worker may begin no message.
+
+        :param timeout: the value of worker_timeout
+        :param now: the value of time.monotonic()
+        """
+        row = self.row
+        if row.state == board.STARTING:
+            timeout += START_TIME
+        elif not row.full and now - row.ticked < PAUSE:
+            if row.requests() or row.busy(board.REPLYING):
+                # Requests would be lost, where oslo.messaging has to find out
+                # that a broker has gone, or a caller that a reply is for.
+                timeout = max(
+                    timeout + heartbeat.reconnect_time(), 2 * heartbeat.rabbit(
+                        'heartbeat_timeout_threshold', 60))
+            elif not row.busy(board.RUNNING):
+                # The listener may be about to connect to the broker again.
+                timeout += heartbeat.reconnect_time()
+        recently = [at for at in self.replaced if now - at < REMEMBERED]
+        return timeout * 2 ** min(3, max(0, len(recently) - FREE))
+
+    def fails(self, siblings):
+        """Whether requests fail here, and hardly any at the siblings.
+
+        Five times in turn, as those of siblings may be of another time: when
+        Placement goes away, or comes back, and one worker gets no requests.
+        """
+        counts = (self.row.pid, *self.row.counts())
+        others = [sibling.counts() for sibling in siblings]
+        counts += tuple(map(sum, zip((0, 0), *others)))
+        pid, succeeded, failed, fine, wrong = map(
+            lambda a, b: a - b, counts, self._sound or counts)
+        if not self._sound or pid or succeeded or min(fine, wrong) < 0 or (
+                wrong and wrong * 10 >= fine):
+            self._sound, self._turn, self._turns = counts, (0, 0), 0
+        elif failed > self._turn[0] and fine > self._turn[1]:
+            self._turn, self._turns = (failed, fine), self._turns + 1
+        return self._turns >= FAILURES
 
 
 class Supervisor:
     """Replaces the workers of a node that have begun no message for too long.
 
-    :param hosts: the worker hosts
-    :param timeout: for how many seconds a worker may begin no message
+    :param node: the nova.workers.board.Board of the node
+    :param timeout: for how many seconds a worker may begin no message; with 0
+        none is replaced, and the log tells of those that are stuck
+    :param attempt: called with the id of a record in a trial; see there
     """
 
-    def __init__(self, hosts, timeout):
+    def __init__(self, node, timeout, attempt):
+        self.watched = [Watched(row) for row in node.rows]
         self._timeout = timeout
-        self._lock = threading.Lock()
-        memory = memoryview(mmap.mmap(
-            -1, len(hosts) * _FIELDS * _SIZE)).cast('Q')
-        self.slots = [
-            Slot(host, memory[n * _FIELDS:(n + 1) * _FIELDS])
-            for n, host in enumerate(hosts)]
+        self._attempt = attempt
+        self._lock = threading.RLock()
+        self._looked = time.monotonic()
+        # When a message last began, and since when a worker gets on, if it
+        # does at all: messages began again, or a trial told of an outage.
+        self._newest = self._works = self._looked
+        self._trial: trial.Trial | None = None
+        self._next_trial = 0.0
+        self._outage = False
+        # The worker that was replaced and does not serve yet.
+        self._replacing: Watched | None = None
 
     def start(self):
-        """Watch the workers in a thread, from the parent."""
+        """Look after the workers in a thread, from the parent."""
         # A worker that was forked while this thread writes to the log would
         # find a lock of the log held for ever.
         os.register_at_fork(before=self._lock.acquire,
@@ -136,89 +168,144 @@ class Supervisor:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
-        last = time.monotonic()
         while True:
             time.sleep(INTERVAL)
-            now = time.monotonic()
-            # Where this process did not run, the workers may not have either:
-            # the node was suspended, or all of the service was stopped.
             with self._lock:
-                self._watch(min(now - last, 2 * INTERVAL))
-            last = now
+                try:
+                    self.look(time.monotonic())
+                except Exception:
+                    LOG.exception('Error while looking after the workers')
 
-    def _watch(self, elapsed):
-        for slot in self.slots:
-            try:
-                slot.observe(elapsed)
-                if slot.silence > self._timeout:
-                    self._replace(slot)
-                self._log_stacks(slot, slot.read())
-            except Exception:
-                LOG.exception('Error while watching worker %s', slot.host)
+    def look(self, now):
+        """See to each worker, without waiting.
 
-    def _replace(self, slot):
-        pid, silence = slot.pid, slot.silence
-        slot.forget()
-        if not _is_child(pid):
-            # It has ended by itself, and the launcher is about to notice.
-            return
+        :param now: the value of time.monotonic()
+        """
+        newest = max(watched.row.begun for watched in self.watched)
+        if now - self._looked > PAUSE:
+            self._works = now
+        elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
+            self._works = newest
+        self._looked, self._newest = now, newest
+        for watched in self.watched:
+            self._end_stop(watched, now)
+            self._end_dump(watched, now)
+        alive = [watched for watched in self.watched if not watched.doomed and
+                 watched.row.state in (board.STARTING, board.SERVING) and
+                 _is_child(watched.row.pid)]
+        if self._timeout:
+            self._restart_failing(alive, now)
+            self._replace_stuck(alive, now)
+        else:
+            self._tell(alive, now)
+
+    def _stalled(self, watched, now):
+        return now - max(watched.row.begun, self._works)
+
+    def _replace_stuck(self, alive, now):
+        stuck = [watched for watched in alive if self._stalled(watched, now) >
+                 watched.allowance(self._timeout, now)]
+        replacing = self._replacing
+        if replacing and (replacing in stuck or not replacing.doomed and
+                          replacing.row.state == board.SERVING):
+            self._replacing = replacing = None
+        if self._trial is None:
+            if (self._outage or stuck and not replacing) and (
+                    now >= self._next_trial):
+                self._trial = trial.Trial(self._attempt, max(
+                    watched.row.record for watched in self.watched))
+        elif self._trial.ended:
+            error, self._trial = self._trial.error, None
+            if error is None and not self._outage:
+                if stuck and not replacing:
+                    self._replace(max(stuck, key=lambda watched:
+                                      self._stalled(watched, now)), now)
+                return
+            if not self._outage:
+                LOG.warning('Workers run no messages, and a new one could do '
+                            'no better, so none is replaced: %s', error)
+            # Once that is over, each worker has all of its time.
+            self._outage, self._works = error is not None, now
+            self._next_trial = now + CONF.report_interval
+
+    def _replace(self, watched, now):
+        stalled = now - watched.row.begun
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
-                  '%(silence)d seconds, since %(since)s; replacing it',
-                  {'host': slot.host, 'pid': pid, 'silence': silence,
+                  '%(stalled)d seconds, since %(since)s; replacing it',
+                  {'host': watched.row.host, 'stalled': stalled,
+                   'pid': watched.row.pid,
                    'since': time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(
-                       time.time() - silence))})
-        # A core file would hold credentials. A limit of 1 also keeps the
-        # kernel from starting a program that takes it, see core(5).
-        with contextlib.suppress(OSError):
-            _soft, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
-            if hard != 0:
-                resource.prlimit(pid, resource.RLIMIT_CORE, (1, hard))
-        # A stopped process does not abort, and is not continued for that: all
-        # its threads would run, and acknowledge messages that get lost then.
-        _kill(pid, signal.SIGABRT)
-        stacks = b''
-        deadline = time.monotonic() + DUMP_TIME
-        while _is_child(pid) and time.monotonic() < deadline:
-            output = slot.read()
-            if output:
-                stacks += output
-                deadline = time.monotonic() + DUMP_TIME
-            time.sleep(0.02)
-        if _kill(pid, signal.SIGKILL):
-            LOG.error('Worker %(host)s did not abort within %(seconds)d '
-                      'seconds; killed it',
-                      {'host': slot.host, 'seconds': DUMP_TIME})
-        self._log_stacks(slot, stacks + slot.read())
+                       time.time() - stalled))})
+        self._replacing = watched
+        watched.replaced.append(now)
+        self._dump(watched, now, watched.row.pid)
 
-    def _log_stacks(self, slot, stacks):
-        if stacks:
+    def _dump(self, watched, now, doomed=0):
+        """Have a worker write its stacks, before it is killed if it is."""
+        watched.doomed, watched.grew = doomed, now
+        _kill(watched.row.pid, DUMP_SIGNAL)
+
+    def _end_dump(self, watched, now):
+        output = watched.read()
+        watched.stacks += output
+        if output:
+            watched.grew = now
+        if now - watched.grew < (INTERVAL if watched.stacks else DUMP_TIME):
+            return
+        if watched.doomed:
+            _kill(watched.doomed, signal.SIGKILL)
+            if watched.row.pid == watched.doomed:
+                watched.row.clear()
+            watched.doomed = 0
+        if watched.stacks:
             LOG.error('Stacks of worker %(host)s:\n%(stacks)s', {
-                'host': slot.host,
-                'stacks': stacks.decode(errors='replace').rstrip()})
+                'host': watched.row.host, 'stacks': watched.stacks.decode(
+                    errors='replace').rstrip()})
+            watched.stacks = b''
 
+    def _end_stop(self, watched, now):
+        """Kill a worker that does not end after it was told to stop.
 
-def check(group, timeout, report_interval):
-    """Make sure that a healthy worker is not taken for a stuck one.
+        The launcher has it end by then, but in Python code.
+        """
+        row, limit = watched.row, CONF.graceful_shutdown_timeout
+        if (limit and row.state == board.STOPPING and not watched.doomed and
+                now - row.since > limit + 1 and _is_child(row.pid)):
+            LOG.error('Worker %(host)s (pid %(pid)d) does not stop within '
+                      '%(limit)d seconds; killing it', {
+                          'host': row.host, 'pid': row.pid, 'limit': limit})
+            self._dump(watched, now, row.pid)
 
-    :param group: the section of the options, for the message
-    :param timeout: the value of worker_timeout, in seconds
-    :param report_interval: the value of report_interval, in seconds
-    :raises: ValueError, with one line for the operator, if it would be
-    """
-    if not timeout:
-        return
-    if report_interval <= 0:
-        raise ValueError(
-            f'[{group}] worker_timeout needs the heartbeat, but [DEFAULT] '
-            f'report_interval is {report_interval}')
-    # Its own message is sent once in an interval, and what it waits for is
-    # asked within the next.
-    least = 3 * report_interval
-    if timeout < least:
-        raise ValueError(
-            f'[{group}] worker_timeout is {timeout} seconds, but with '
-            f'[DEFAULT] report_interval = {report_interval} it has to be at '
-            f'least {least}, or 0 to replace no worker')
+    def _restart_failing(self, alive, now):
+        for watched in alive:
+            row = watched.row
+            siblings = [other.row for other in self.watched
+                        if other is not watched]
+            if watched.fails(siblings) and now - max(
+                    watched.replaced, default=-PATIENCE) >= PATIENCE:
+                LOG.error('Worker %(host)s (pid %(pid)d) fails: its requests '
+                          'fail, and those of its siblings succeed; '
+                          'restarting it', {'host': row.host, 'pid': row.pid})
+                watched.replaced.append(now)
+                _kill(row.pid, signal.SIGTERM)
+
+    def _tell(self, alive, now):
+        """Log once why a worker is down that nobody replaces."""
+        for watched in alive:
+            row = watched.row
+            stalled = self._stalled(watched, now)
+            if stalled <= CONF.service_down_time:
+                watched.told = False
+            elif not watched.told and (row.full or now - self._newest < (
+                    2 * CONF.report_interval)):
+                watched.told = True
+                LOG.warning('Worker %(host)s (pid %(pid)d) has begun no '
+                            'message for %(stalled)d seconds; it runs: '
+                            '%(requests)s', {
+                                'host': row.host, 'pid': row.pid,
+                                'stalled': stalled,
+                                'requests': row.requests() or 'nothing'})
+                self._dump(watched, now)
 
 
 def _is_child(pid):
@@ -226,14 +313,12 @@ def _is_child(pid):
     try:
         return os.waitid(os.P_PID, pid,
                          os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
+    except OSError:
+        # Not even a process, if the row is just being cleared.
         return False
 
 
 def _kill(pid, signum):
-    """Send a signal to a child; False if there is none."""
-    # Never to a process that got the id of a worker that has ended.
-    if not _is_child(pid):
-        return False
-    os.kill(pid, signum)
-    return True
+    """Send a signal to a child; never to a process that got the id since."""
+    if _is_child(pid):
+        os.kill(pid, signum)

@@ -51,13 +51,16 @@ class WorkerFixture(fixtures.Fixture):
     A worker binds the Service that it has in its process, so here each has
     one of its own.
 
+    :param node_board: the nova.workers.board.Board of the node
     :ivar worker: the nova.workers.launcher.Worker
     :ivar server: its nova.service.Service
     """
 
-    def __init__(self, node, number, workers, report_interval=0,
+    def __init__(self, node_board, node, number, report_interval=0,
                  binary='nova-scheduler'):
-        self._args = (number, workers)
+        # There is no parent that would want stacks.
+        watched = mock.Mock(row=node_board.rows[number - 1])
+        self._args = (number, len(node_board.rows), node_board, watched)
         self._binary = binary
         self._node = node
         self._report_interval = report_interval

@@ -12,6 +12,7 @@
 
 import datetime
 import time
+import types
 from unittest import mock
 
 import fixtures as fx
@@ -26,6 +27,7 @@ from nova import test
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.functional import fixtures as func_fixtures
 from nova.tests.functional.workers import fixtures
+from nova.workers import board
 from nova.workers import identity
 
 NODE = 'scheduler-node-1'
@@ -39,7 +41,7 @@ class WorkersTestCase(test.TestCase):
     # A request to its manager, and the version of its RPC API.
     REQUEST = ('select_destinations', '4.5')
 
-    # No timers: a test sends the own messages that it is about.
+    # No timers: a test sends the self-pings that it is about.
     REPORT_INTERVAL = 0
 
     def setUp(self):
@@ -49,11 +51,16 @@ class WorkersTestCase(test.TestCase):
         # Tests run the periodic tasks and heartbeats they are about.
         self.flags(periodic_enable=False)
         self.context = context.get_admin_context()
+        self.boards = {}
 
     def start_worker(self, number, workers=3, node=NODE):
+        hosts = tuple(identity.worker_host(node, n + 1)
+                      for n in range(workers))
+        if hosts not in self.boards:
+            self.boards[hosts] = board.Board(hosts, threads=65)
         return self.useFixture(
             fixtures.WorkerFixture(
-                node, number, workers, self.REPORT_INTERVAL,
+                self.boards[hosts], node, number, self.REPORT_INTERVAL,
                 self.BINARY)).worker
 
     @property
@@ -184,15 +191,22 @@ class WorkerHostsTestCase(WorkersTestCase):
 class HeartbeatTestCase(WorkersTestCase):
 
     def beat(self, worker):
-        """Have a worker send its own message, and run it."""
+        """Have a worker write its heartbeat, and maybe those of others."""
         seen = self.records()[worker.host].last_seen_up
+        self.ping(worker)
+        record = self.records()[worker.host]
+        self.assertNotEqual(seen, record.last_seen_up)
+        return record
+
+    def ping(self, worker):
+        """Have a worker send its self-ping, and run it."""
         heartbeat = worker.server.servicegroup_api
-        heartbeat._send()
+        heartbeat._ping()
         for _attempt in range(200):
-            if self.records()[worker.host].last_seen_up != seen:
-                return self.records()[worker.host]
+            if heartbeat._sent is None:
+                return
             time.sleep(0.05)
-        self.fail('The own message did not run.')
+        self.fail('The self-ping did not run.')
 
     def test_written_into_the_own_record(self):
         workers = self.start_workers()
@@ -211,13 +225,27 @@ class HeartbeatTestCase(WorkersTestCase):
             {host for host, record in self.records().items()
              if record.last_seen_up})
 
-    def test_not_written_by_one_that_takes_no_messages(self):
+    def test_one_writes_for_all(self):
+        workers = self.start_workers()
+        for worker in workers:
+            self.beat(worker)
+        before = self.records()
+        for worker in workers[:-1]:
+            self.ping(worker)
+            # Which the last one does, once its self-ping runs.
+            self.assertEqual(before[worker.host].report_count,
+                             self.records()[worker.host].report_count)
+        self.beat(workers[-1])
+        for host, record in self.records().items():
+            self.assertEqual(before[host].report_count + 1,
+                             record.report_count)
+
+    def test_not_written_for_one_that_takes_no_messages(self):
         workers = self.start_workers()
         self.beat(workers[1])
         workers[1].server.rpcserver.stop()
         before = self.records()[workers[1].host].last_seen_up
-        heartbeat = workers[1].server.servicegroup_api
-        heartbeat._send()
+        workers[1].server.servicegroup_api._ping()
         self.beat(workers[0])
         self.assertEqual(
             before, self.records()[workers[1].host].last_seen_up)
@@ -228,7 +256,7 @@ class HeartbeatTestCase(WorkersTestCase):
         old = self.records()[worker.host]
         old.destroy()
         self.flags(service_down_time=60)
-        worker.server.servicegroup_api._beat()
+        self.ping(worker)
         new = self.records()[worker.host]
         self.assertNotEqual(old.id, new.id)
         self.assertTrue(servicegroup.API().service_is_up(new))
@@ -246,9 +274,15 @@ class LeadershipTestCase(WorkersTestCase):
             'nova.objects.host_mapping.discover_hosts',
             lambda ctxt: self.leaders.append(self._asked)))
 
-    def discover_hosts(self, workers):
-        """Who discovers hosts when each of the workers runs the task."""
+    def discover_hosts(self, workers, turn=0):
+        """Who discovers hosts when each of the workers runs the task.
+
+        :param turn: whose turn is to be the deputy: the leader's, by default
+        """
         self.leaders = []
+        self.useFixture(fx.MonkeyPatch(
+            'nova.scheduler.leader.time',
+            types.SimpleNamespace(time=lambda: turn)))
         for worker in workers:
             self._asked = worker.host
             worker.server.manager._discover_hosts_in_cells(self.context)
@@ -260,12 +294,15 @@ class LeadershipTestCase(WorkersTestCase):
             timeutils.utcnow() - datetime.timedelta(seconds=seconds))
         record.save()
 
-    def test_exactly_one_leader_in_the_cloud(self):
+    def test_one_leader_in_the_cloud_and_a_deputy(self):
         workers = (self.start_workers(2, 'node-b') +
                    self.start_workers(3, 'node-a'))
-        for _interval in range(2):
-            self.assertEqual(['node-a-worker-1'],
-                             self.discover_hosts(workers))
+        leader, *deputies = sorted(worker.host for worker in workers)
+        self.assertEqual('node-a-worker-1', leader)
+        self.assertEqual([leader], self.discover_hosts(workers))
+        for turn, deputy in enumerate(deputies, 1):
+            self.assertEqual({leader, deputy},
+                             set(self.discover_hosts(workers, turn)))
 
     def test_another_takes_over(self):
         workers = self.start_workers()
@@ -278,5 +315,5 @@ class LeadershipTestCase(WorkersTestCase):
     def test_all_records_are_stale(self):
         workers = self.start_workers()
         for worker in workers:
-            self.set_seen(worker.host, 3600 - worker.number)
-        self.assertEqual([workers[2].host], self.discover_hosts(workers))
+            self.set_seen(worker.host, 3600)
+        self.assertEqual([workers[0].host], self.discover_hosts(workers))

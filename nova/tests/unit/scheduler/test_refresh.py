@@ -43,7 +43,13 @@ class RefreshTestCase(test.NoDBTestCase):
         self.forked = self.manager.host_manager
         self.read.reset_mock()
         self.cells.reset_mock()
-        refresh.at_first_use(self.manager)
+        self.start(age=5)
+
+    def start(self, age):
+        """Start a worker so many seconds after its parent."""
+        self.manager.host_manager = self.forked
+        with mock.patch.object(refresh, '_READ', time.monotonic() - age):
+            refresh.at_first_use(self.manager)
 
     def aggregate(self, number, *hosts):
         return objects.Aggregate(id=number, hosts=list(hosts))
@@ -194,9 +200,7 @@ class RefreshTestCase(test.NoDBTestCase):
                          self.manager.host_manager._instance_info)
 
     def test_instances_long_after_the_start(self):
-        self.manager.host_manager = self.forked
-        with mock.patch.object(refresh, '_READ', time.monotonic() - 3600):
-            refresh.at_first_use(self.manager)
+        self.start(age=3600)
         self.assertEqual({}, self.manager.host_manager._instance_info)
 
     def test_instances_that_casts_were_missed_of(self):

@@ -37,7 +37,8 @@ class WorkersOptionTestCase(test.NoDBTestCase):
         self.assertEqual(expected, conf.scheduler.workers)
 
     @ddt.data('scheduler', 'conductor')
-    def test_worker_timeout(self, group):
+    def test_defaults(self, group):
+        self.assertTrue(nova.conf.CONF[group].worker_hosts)
         self.assertEqual(0, nova.conf.CONF[group].worker_timeout)
         self.assertRaises(
             ValueError, self.flags, worker_timeout=-1, group=group)

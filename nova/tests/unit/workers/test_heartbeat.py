@@ -1,381 +1,387 @@
-#    Licensed under the Apache License, Version 2.0 (the "License"); you may
-#    not use this file except in compliance with the License. You may obtain
-#    a copy of the License at
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
 #
-#         http://www.apache.org/licenses/LICENSE-2.0
+#      http://www.apache.org/licenses/LICENSE-2.0
 #
-#    Unless required by applicable law or agreed to in writing, software
-#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
-#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
-#    License for the specific language governing permissions and limitations
-#    under the License.
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
 
+import time
 from unittest import mock
 
 import ddt
+from oslo_config import cfg
 import oslo_messaging as messaging
 
 from nova import context
 from nova import test
+from nova.workers import board
 from nova.workers import heartbeat
 
 INTERVAL = 10
 RECONNECT = 30
+HOSTS = ['n-worker-1', 'n-worker-2', 'n-worker-3']
 
 
-class Clock:
-    """A time.monotonic() that the test moves."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@ddt.ddt
 class HeartbeatTestCase(test.NoDBTestCase):
+    """The heartbeats of the workers of a node, and a time that is set."""
 
     def setUp(self):
         super().setUp()
-        self.clock = Clock()
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.heartbeat.time.monotonic', self.clock))
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.excuse.reconnect_time', lambda: RECONNECT))
-        # What is away, if anything, is up to the test.
-        self.outage = None
-        self.inquiry = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat.excuse, 'Inquiry', side_effect=self._inquire)).mock
-        self.record = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat.record, 'Record')).mock.return_value
+        self.now = 1000.0
+        for module in (board, heartbeat):
+            clock = self.useFixture(test.fixtures.MockPatchObject(
+                module, 'time', mock.Mock(wraps=time))).mock
+            clock.monotonic.side_effect = lambda: self.now
+        # oslo.messaging registers its options with its first server.
+        self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat, 'CONF', mock.Mock(
+                executor_thread_pool_size=2, report_interval=INTERVAL,
+                oslo_messaging_rabbit={'rabbit_interval_max': RECONNECT})))
         self.rpc = self.useFixture(test.fixtures.MockPatchObject(
             heartbeat, 'rpc')).mock
-        # oslo.messaging registers it with its first server.
-        self.conf = self.useFixture(test.fixtures.MockPatchObject(
-            heartbeat, 'CONF', mock.Mock(executor_thread_pool_size=2,
-                                         servicegroup_driver='db'))).mock
-        self.client = mock.Mock()
-        self.rpc.get_client.return_value = self.client
-        self.cast = self.client.prepare.return_value.cast
+        self.rpc.get_transport_url.return_value.hosts = ['a']
+        self.records = {}
+        self.service_class = self.useFixture(test.fixtures.MockPatchObject(
+            heartbeat.objects, 'Service', side_effect=self._new_record)).mock
+        self.service_class.get_by_host_and_binary.side_effect = (
+            lambda ctxt, host, binary: self.records.get(host))
+        # What the servicegroup driver returns.
+        self.missing = set()
+        self.board = board.Board(HOSTS, threads=2)
+        self.workers = [self._worker(row) for row in self.board.rows]
+        self.worker, self.other, self.third = self.workers
 
-        self.server = mock.Mock(host='node-1-worker-2', topic='scheduler',
-                                binary='nova-scheduler',
-                                report_interval=INTERVAL)
-        self.report_state = self.server.servicegroup_api.report_state
-        self.alive = mock.Mock()
-        self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
-        self.heartbeat.get_rpcserver(
-            'target', ['endpoint'], 'serializer').start()
-        self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
+    def _new_record(self, ctxt=None, **fields):
+        record = mock.Mock(id=len(self.records) + 101, **fields)
+        self.records[fields['host']] = record
+        return record
 
-    def _inquire(self, topic, timeout, then):
-        # Knows at once what it finds out.
-        inquiry = mock.Mock(end=self.clock.now + timeout, outage=self.outage)
-        if not self.outage:
-            then(self.client)
-        return inquiry
+    def _worker(self, row):
+        row.open()
+        worker = mock.Mock(row=row)
+        worker.client = mock.Mock()
+        self.rpc.get_client.return_value = worker.client
+        worker.service = mock.Mock(
+            host=row.host, topic='scheduler', binary='nova-scheduler',
+            report_interval=INTERVAL, service_ref=self._new_record(
+                host=row.host, topic='scheduler', binary='nova-scheduler'))
+        worker.report_state = worker.service.servicegroup_api.report_state
+        worker.report_state.side_effect = lambda *args: self.missing
+        worker.heartbeat = heartbeat.Heartbeat(
+            worker.service, self.board, row)
+        worker.heartbeat.get_rpcserver('target', ['endpoint'], 'serializer')
+        worker.endpoint = self.rpc.get_server.call_args.args[1][-1]
+        worker.heartbeat.join(row.host, 'scheduler', worker.service)
+        worker.cast = worker.client.prepare.return_value.cast
+        worker.ping = worker.heartbeat._ping
+        return worker
 
-    @property
-    def endpoint(self):
-        return self.rpc.get_server.call_args.args[1][-1]
+    def run_ping(self, worker):
+        worker.endpoint.ping(context.get_admin_context())
 
-    def run_own_message(self):
-        self.heartbeat._begun = self.clock.now
-        self.endpoint.beat(context.get_admin_context())
+    def written(self, worker):
+        """The hosts whose heartbeats a worker has just written."""
+        calls = worker.report_state.call_args_list
+        hosts = [[worker.row.host] + [host for _id, host in call.args[1]]
+                 for call in calls]
+        worker.report_state.reset_mock()
+        return sum(hosts, [])
 
-    def fill(self):
-        """All threads run what does not end."""
-        self.heartbeat.bound._running = 2
-        self.heartbeat._begun = self.clock.now
 
-    def is_alive(self, seconds=INTERVAL):
-        """Whether the worker says so within that time."""
-        self.alive.reset_mock()
-        for _check in range(heartbeat.CHECKS):
-            self.clock.now += seconds / heartbeat.CHECKS
-            self.heartbeat._check()
-        return self.alive.called
-
-    def logged(self, text):
-        return self.stdlog.logger.output.count(text)
+class JoinTestCase(HeartbeatTestCase):
 
     def test_rpcserver(self):
         target, endpoints, serializer = self.rpc.get_server.call_args.args
         self.assertEqual(('target', 'serializer'), (target, serializer))
         self.assertEqual('endpoint', endpoints[0])
         self.assertEqual('worker', endpoints[1].target.namespace)
+        # A self-ping is all that others may send there.
+        self.assertEqual(['ping', 'target'], [
+            name for name in dir(endpoints[1]) if not name.startswith('_')])
 
-    def test_rpc_api_is_the_one_message(self):
-        self.assertEqual(['beat', 'target'], [
-            name for name in dir(self.endpoint) if not name.startswith('_')])
+    def test_serves(self):
+        self.assertEqual((board.SERVING, 101, 2, 1000), (
+            self.worker.row.state, self.worker.row.record,
+            self.worker.row.threads, self.worker.row.ticked))
+        self.assertFalse(self.worker.heartbeat.limit.full)
 
-    def start(self):
-        self.alive.reset_mock()
-        self.server.tg.add_timer_args.reset_mock()
-        self.heartbeat = heartbeat.Heartbeat(self.server, self.alive)
-        server = self.heartbeat.get_rpcserver('target', [], 'serializer')
-        self.alive.assert_not_called()
-        server.start()
+    def test_nothing_runs_before(self):
+        other = heartbeat.Heartbeat(
+            self.worker.service, self.board, self.worker.row)
+        self.assertTrue(other.limit.full)
 
-    def test_watched_once_the_broker_sends_to_it(self):
-        # It has prefetched requests from then on.
-        self.start()
-        self.alive.assert_called_once_with()
-        self.assertEqual(0, self.heartbeat.bound.size)
-        self.heartbeat._send()
-        self.assertFalse(self.is_alive())
-
-    def test_database_is_away_before_it_serves(self):
-        self.start()
-        self.heartbeat._send()
-        self.outage = 'the main database does not answer: gone'
-        for _interval in range(3):
-            self.assertTrue(self.is_alive())
-
-    def test_serves_once_the_service_has_started(self):
-        self.start()
-        self.heartbeat.join('node-1-worker-2', 'scheduler', self.server)
-        self.assertEqual(2, self.heartbeat.bound.size)
-
-    def test_message_is_for_the_own_server(self):
-        self.heartbeat._send()
-        self.assertEqual(
-            'scheduler', self.rpc.get_client.call_args.args[0].topic)
-        self.client.prepare.assert_called_once_with(
-            server='node-1-worker-2', namespace='worker', version='1.0',
-            retry=0)
+    def join(self, report_interval):
+        service = self.worker.service
+        service.report_interval = report_interval
+        service.tg.reset_mock()
+        self.worker.heartbeat.join('n-worker-1', 'scheduler', service)
+        return service.tg
 
     def test_timers(self):
-        timers = self.server.tg.add_timer_args.call_args_list
-        self.assertEqual(
-            [(INTERVAL, self.heartbeat._send),
-             (INTERVAL / 5, self.heartbeat._check)],
-            [timer.args for timer in timers])
+        timers = self.join(INTERVAL)
+        timers.add_timer.assert_called_once_with(
+            heartbeat.TICK, self.worker.heartbeat._tick)
         # A timer ends with the first exception by default. And a node with
         # many workers starts them all first.
-        self.assertEqual(
-            [{'stop_on_exception': False, 'initial_delay': 5}] * 2,
-            [timer.kwargs for timer in timers])
+        timers.add_timer_args.assert_called_once_with(
+            INTERVAL, self.worker.ping, stop_on_exception=False,
+            initial_delay=5)
 
-    def test_first_message_within_an_interval(self):
+    def test_first_self_ping_within_an_interval(self):
         # Or the record would be down where service_down_time is short.
-        self.server.report_interval = 2
-        self.start()
-        self.assertEqual(
-            [2, 2], [timer.kwargs['initial_delay'] for timer in
-                     self.server.tg.add_timer_args.call_args_list])
+        self.assertEqual(2, self.join(
+            2).add_timer_args.call_args.kwargs['initial_delay'])
 
     def test_no_heartbeat_without_report_interval(self):
-        self.server.report_interval = 0
-        self.start()
-        self.server.tg.add_timer_args.assert_not_called()
+        timers = self.join(0)
+        timers.add_timer_args.assert_not_called()
+        timers.add_timer.assert_called_once()
 
-    def test_written_when_the_message_runs(self):
-        self.heartbeat._send()
-        self.cast.assert_called_once_with(mock.ANY, 'beat')
-        self.report_state.assert_not_called()
-        self.run_own_message()
-        self.report_state.assert_called_once_with(self.server)
-        self.record.check.assert_not_called()
-        self.assertEqual(self.record.write, self.server.service_ref.save)
+    def test_tick(self):
+        self.now += 1
+        self.worker.heartbeat._tick()
+        self.assertEqual(1001, self.worker.row.ticked)
 
-    def test_driver_that_does_not_write_the_record(self):
-        self.conf.servicegroup_driver = 'mc'
-        self.run_own_message()
-        self.report_state.assert_called_once_with(self.server)
-        self.record.check.assert_called_once_with()
 
-    def test_healthy(self):
-        for _interval in range(20):
-            self.heartbeat._send()
-            self.clock.now += 1
-            self.run_own_message()
-            for _check in range(heartbeat.CHECKS):
-                self.clock.now += 1.8
-                self.heartbeat._check()
-        self.assertEqual(20, self.cast.call_count)
-        self.inquiry.assert_not_called()
-        self.assertEqual(0, self.logged('Worker'))
+class SelfPingTestCase(HeartbeatTestCase):
 
-    def test_one_message_under_way(self):
-        for _interval in range(3):
-            self.heartbeat._send()
-        self.cast.assert_called_once()
-        self.run_own_message()
-        self.heartbeat._send()
-        self.assertEqual(2, self.cast.call_count)
+    def sent(self):
+        """How many self-pings the worker has just sent."""
+        sent = self.worker.cast.call_count
+        self.worker.cast.reset_mock()
+        return sent
 
-    def test_one_message_under_way_while_the_heartbeat_is_written(self):
-        def write(service):
-            self.heartbeat._send()
-            for _interval in range(2 * RECONNECT // INTERVAL):
-                # Whatever the database says, nobody knows of this write.
-                self.assertFalse(self.is_alive())
+    def pings(self, seconds):
+        """Let the timer run; how many self-pings it sends."""
+        for _interval in range(seconds // INTERVAL):
+            self.now += INTERVAL
+            self.worker.ping()
+        return self.sent()
 
-        self.report_state.side_effect = write
-        self.heartbeat._send()
-        self.run_own_message()
-        self.cast.assert_called_once()
-        self.heartbeat._send()
-        self.assertEqual(2, self.cast.call_count)
+    def fill(self):
+        limit = self.worker.heartbeat.limit
+        while not limit.full:
+            limit.acquire()
+        return limit
 
-    def test_database_is_away_while_the_heartbeat_is_written(self):
-        def write(service):
-            self.outage = 'the main database does not answer: no answer'
-            for _interval in range(3):
-                self.assertTrue(self.is_alive())
+    def test_is_for_the_own_server(self):
+        self.rpc.get_transport_url.return_value.hosts = ['a', 'b', 'c']
+        self.worker.heartbeat.join(
+            'n-worker-1', 'scheduler', self.worker.service)
+        target = self.rpc.get_client.call_args.args[0]
+        self.assertEqual(
+            ('scheduler', 'n-worker-1', 'worker', '1.0'),
+            (target.topic, target.server, target.namespace, target.version))
+        client = self.rpc.get_client.return_value
+        self.worker.ping()
+        # All hosts of the URL, each once.
+        client.prepare.assert_called_once_with(retry=2)
+        client.prepare.return_value.cast.assert_called_once_with(
+            mock.ANY, 'ping')
 
-        self.report_state.side_effect = write
-        self.heartbeat._send()
-        self.run_own_message()
-        self.assertEqual(1, self.logged(
-            'Worker node-1-worker-2 runs no messages, as the main database '
-            'does not answer: no answer'))
-        self.assertEqual(1, self.logged(
-            'Worker node-1-worker-2 runs messages again'))
+    def test_one_under_way(self):
+        self.assertEqual(1, self.pings(30))
+        self.run_ping(self.worker)
+        self.assertEqual(1, self.pings(30))
 
-    def test_error_while_the_heartbeat_is_written(self):
-        self.report_state.side_effect = test.TestingException
-        self.heartbeat._send()
-        self.assertRaises(test.TestingException, self.run_own_message)
-        self.heartbeat._send()
-        self.assertEqual(2, self.cast.call_count)
+    def test_lost(self):
+        self.worker.ping()
+        self.assertEqual(1, self.sent())
+        for _time in range(2):
+            self.assertEqual(0, self.pings(RECONNECT))
+            self.assertEqual(1, self.pings(INTERVAL))
+
+    def test_none_while_full(self):
+        self.worker.ping()
+        limit = self.fill()
+        self.assertEqual(1, self.pings(600))
+        # The time starts when it could run.
+        limit.release()
+        self.assertEqual(0, self.pings(RECONNECT))
+        self.assertEqual(1, self.pings(INTERVAL))
+
+    def test_none_while_a_heartbeat_is_written(self):
+        def write(*args):
+            self.worker.heartbeat._reconnected()
+            self.assertEqual(0, self.pings(600))
+            # Nor if requests fill the other threads for a while.
+            limit = self.fill()
+            self.assertEqual(0, self.pings(600))
+            limit.release()
+            self.assertEqual(0, self.pings(600))
+            raise test.TestingException
+
+        self.worker.report_state.side_effect = write
+        self.assertRaises(test.TestingException, self.run_ping, self.worker)
+        self.assertEqual(1, self.pings(30))
+
+    def test_sent_again_after_a_reconnect(self):
+        # Its listener has lost what the queue had, and consumes anew.
+        self.worker.ping()
+        with mock.patch.object(heartbeat.refresh, 'mark_stale') as stale:
+            self.worker.heartbeat._reconnected()
+        # So had its queue lost the casts to all schedulers.
+        stale.assert_called_once_with(self.worker.service.manager)
+        self.assertEqual(2, self.pings(30))
 
     def test_broker_is_away(self):
-        self.cast.side_effect = messaging.MessageDeliveryFailure('gone')
-        self.outage = 'the message broker does not answer: gone'
-        self.heartbeat._send()
-        for _interval in range(3 * RECONNECT // INTERVAL):
-            self.assertTrue(self.is_alive())
-        # It is back, but the listener of the worker is not yet.
-        self.outage = None
-        self.cast.side_effect = messaging.MessageUndeliverable(
-            'e', 'exchange', 'key', 'message')
-        self.assertTrue(self.is_alive())
-        self.assertTrue(self.is_alive())
-        self.cast.reset_mock(side_effect=True)
-        # Now it is, and the message goes into its queue, once.
-        self.is_alive()
-        self.is_alive()
-        self.cast.assert_called_once_with(mock.ANY, 'beat')
-        options = self.client.prepare.call_args.kwargs
-        self.assertTrue(options['transport_options'].at_least_once)
-        self.run_own_message()
-        self.assertEqual(1, self.logged('runs no messages, as'))
-        self.assertEqual(1, self.logged('runs messages again'))
+        self.worker.cast.side_effect = messaging.MessageDeliveryFailure
+        self.assertEqual(6, self.pings(60))
+        self.worker.cast.side_effect = None
+        self.assertEqual(1, self.pings(30))
 
-    def test_message_was_not_read(self):
-        self.heartbeat._send()
-        for _interval in range(RECONNECT // INTERVAL):
-            self.assertTrue(self.is_alive(INTERVAL - 1))
-        self.clock.now += RECONNECT
-        # From now on it is the worker that does not read.
-        self.assertFalse(self.is_alive())
-        # The message may have been lost.
-        self.assertEqual(2, self.cast.call_count)
-        self.assertFalse(self.is_alive())
-        self.assertEqual(2, self.cast.call_count)
+    def test_reconnect_is_told_by_the_server(self):
+        with mock.patch.object(heartbeat.rpcserver, 'RPCServer') as server:
+            self.worker.heartbeat.get_rpcserver('t', [], 's')
+        server.assert_called_once_with(
+            self.rpc.get_server.return_value, self.worker.heartbeat.limit,
+            self.board, self.worker.row, self.worker.heartbeat._reconnected)
 
-    def test_blocked(self):
-        self.fill()
-        self.heartbeat._send()
-        for _interval in range(3):
-            self.assertFalse(self.is_alive())
-        self.assertEqual(1, self.logged(
-            'Worker node-1-worker-2 takes no more requests: all 2 threads are '
-            'busy and have begun nothing for 10 seconds'))
-        # The message waits in the queue. A second one would be no help.
-        self.cast.assert_called_once()
-        self.heartbeat.bound._running = 1
-        self.run_own_message()
-        self.assertEqual(1, self.logged('runs messages again'))
 
-    @ddt.data('the message broker', 'the API database')
-    def test_blocked_by_what_is_away(self, name):
-        self.outage = f'{name} does not answer: gone'
-        self.fill()
-        self.heartbeat._send()
+class WriteTestCase(HeartbeatTestCase):
+
+    def test_written_when_the_self_ping_runs(self):
+        self.worker.ping()
+        self.worker.report_state.assert_not_called()
+        self.run_ping(self.worker)
+        self.worker.report_state.assert_called_once_with(
+            self.worker.service, [])
+        self.assertEqual((1000, 1000, 1000), (
+            self.worker.row.pinged, self.worker.row.wrote,
+            self.worker.row.written))
+
+    def interval(self, *workers):
+        """All self-pings of an interval run; who writes whose heartbeats."""
+        wrote = {}
+        for worker in workers:
+            self.now += 1
+            self.run_ping(worker)
+            if hosts := self.written(worker):
+                wrote[worker.row.host] = hosts
+        self.now += INTERVAL - len(workers)
+        return wrote
+
+    def test_one_writes_for_all(self):
+        for _interval in range(2):
+            self.interval(*self.workers)
         for _interval in range(5):
-            self.assertTrue(self.is_alive())
-        # It is back, and what hangs on old connections has some time left.
-        self.outage = None
-        for _interval in range(RECONNECT // INTERVAL):
-            self.assertTrue(self.is_alive())
-        # If this goes on it is the worker.
-        self.is_alive()
-        self.assertFalse(self.is_alive())
+            self.assertEqual({HOSTS[2]: [HOSTS[2], *HOSTS[:2]]},
+                             self.interval(*self.workers))
+            self.assertTrue(all(self.now - row.written < INTERVAL
+                                for row in self.board.rows))
 
-    def test_inquiry_that_knows_nothing_proves_nothing(self):
-        self.inquiry.side_effect = None
-        self.inquiry.return_value = mock.Mock(
-            end=float('inf'), outage=None)
-        self.fill()
-        self.heartbeat._send()
+    def test_ids_and_hosts_of_others(self):
+        for row in (self.other.row, self.third.row):
+            row.pinged = self.now
+        self.run_ping(self.worker)
+        self.worker.report_state.assert_called_once_with(
+            self.worker.service, [(102, HOSTS[1]), (103, HOSTS[2])])
+
+    def test_not_for_a_worker_whose_self_ping_has_not_run(self):
         for _interval in range(3):
-            self.assertFalse(self.is_alive())
-        self.inquiry.assert_called_once()
+            self.interval(*self.workers)
+        # The first one has been written for the last self-ping that ran.
+        for _interval in range(3):
+            self.assertEqual({HOSTS[2]: [HOSTS[2], HOSTS[1]]},
+                             self.interval(self.other, self.third))
 
-    def test_inquiry_that_ends_while_it_is_looked_at(self):
-        class Inquiry:
-            end = float('inf')
-            outages = [None, 'the API database does not answer: gone']
+    def test_not_for_one_that_does_not_serve(self):
+        for state in (board.STARTING, board.STOPPING):
+            self.other.row.enter(state)
+            self.other.row.pinged = self.now
+            self.run_ping(self.worker)
+            self.assertEqual([HOSTS[0]], self.written(self.worker))
 
-            @property
-            def outage(self):
-                return self.outages.pop(0)
+    def test_taken_over(self):
+        for _interval in range(3):
+            self.interval(*self.workers)
+        # Who has written does not run any more.
+        self.assertEqual({}, self.interval(self.worker, self.other))
+        for _interval in range(3):
+            self.assertEqual({HOSTS[0]: HOSTS[:2]},
+                             self.interval(self.worker, self.other))
 
-        self.inquiry.side_effect = None
-        self.inquiry.return_value = Inquiry()
-        self.fill()
-        self.heartbeat._send()
-        for _check in range(3):
-            self.clock.now += INTERVAL / heartbeat.CHECKS
-            self.heartbeat._check()
-        self.assertEqual(1, self.logged('the API database does not answer'))
+    def test_taken_over_at_once_when_the_process_has_ended(self):
+        for _interval in range(3):
+            self.interval(*self.workers)
+        self.third.row.clear()
+        self.assertEqual({HOSTS[1]: HOSTS[1::-1]},
+                         self.interval(self.worker, self.other))
 
-    def test_one_inquiry_at_each_interval(self):
-        # Each makes connections, which all of the workers of a cloud do. While
-        # something is away it is looked for more often.
-        self.fill()
-        self.heartbeat._send()
-        for _interval in range(10):
-            self.is_alive()
-        self.assertEqual(10, self.inquiry.call_count)
+    def test_database_is_away(self):
+        for row in (self.other.row, self.third.row):
+            row.pinged = self.now
+        self.missing = None
+        self.run_ping(self.worker)
+        self.assertEqual([0] * 3, [row.written for row in self.board.rows])
+        self.assertEqual(0, self.worker.row.wrote)
+        # All are due still, whoever is the next one.
+        self.missing = set()
+        self.run_ping(self.other)
+        self.assertEqual([HOSTS[1], HOSTS[0], HOSTS[2]],
+                         self.written(self.other))
 
-    def test_busy(self):
-        self.fill()
-        self.heartbeat._send()
-        for _check in range(50):
-            self.clock.now += 1
-            # A request ends, the next one begins.
-            self.heartbeat._begun = self.clock.now
-            self.heartbeat._check()
-        self.inquiry.assert_not_called()
-        self.assertEqual(0, self.logged('Worker'))
+    def test_record_that_is_missing(self):
+        self.other.row.pinged = self.now
+        self.missing = {102}
+        del self.records[HOSTS[1]]
+        self.run_ping(self.worker)
+        self.service_class.assert_called_once_with(
+            mock.ANY, host=HOSTS[1], topic='scheduler',
+            binary='nova-scheduler', report_count=0)
+        new = self.records[HOSTS[1]]
+        new.create.assert_called_once_with()
+        self.assertEqual(new.id, self.other.row.record)
+        self.assertIn('Record 102 of nova-scheduler on host n-worker-2 was '
+                      f'deleted while the worker is alive; created it again '
+                      f'as record {new.id}', self.stdlog.logger.output)
+        # That worker sees it on the board.
+        self.missing = set()
+        self.run_ping(self.other)
+        self.assertEqual(new, self.other.service.service_ref)
 
-    def serve(self, seconds):
-        """A request begins each second, and ends."""
-        for _second in range(seconds):
-            self.clock.now += 1
-            self.heartbeat._begun = self.clock.now
-            self.heartbeat._check()
+    def test_own_record_is_missing(self):
+        self.missing = {101}
+        del self.records[HOSTS[0]]
+        self.run_ping(self.worker)
+        new = self.records[HOSTS[0]]
+        self.assertEqual(new, self.worker.service.service_ref)
+        self.assertEqual(new.id, self.worker.row.record)
 
-    @ddt.data(0, 2)
-    def test_busy_when_the_broker_is_back(self, running):
-        self.cast.side_effect = messaging.MessageDeliveryFailure('gone')
-        self.heartbeat._send()
-        # Requests are here before anybody has asked for it.
-        self.cast.reset_mock(side_effect=True)
-        self.heartbeat.bound._running = running
-        self.serve(2 * INTERVAL)
-        # So it does not stay down for as long as they go on.
-        self.cast.assert_called_once_with(mock.ANY, 'beat')
-        self.assertEqual(0, self.logged('Worker'))
+    def test_record_that_memcached_cannot_see(self):
+        # It is looked at, and is there.
+        self.missing = {101, 102}
+        self.other.row.pinged = self.now
+        self.run_ping(self.worker)
+        self.service_class.assert_not_called()
+        self.assertEqual(2, self.service_class.get_by_host_and_binary
+                         .call_count)
+        self.assertEqual((101, 102),
+                         (self.worker.row.record, self.other.row.record))
+        self.assertEqual(1000, self.other.row.written)
 
-    def test_busy_while_the_message_is_lost(self):
-        self.heartbeat._send()
-        self.serve(RECONNECT - 1)
-        self.cast.assert_called_once()
-        self.serve(2 * INTERVAL)
-        self.assertEqual(2, self.cast.call_count)
+    def test_database_is_away_and_memcached_is_not(self):
+        self.missing = {101}
+        self.service_class.get_by_host_and_binary.side_effect = (
+            test.TestingException('gone'))
+        self.run_ping(self.worker)
+        self.assertEqual(1000, self.worker.row.written)
+        self.assertIn('Cannot look for the record of n-worker-1: gone',
+                      self.stdlog.logger.output)
+
+
+@ddt.ddt
+class RabbitTestCase(test.NoDBTestCase):
+
+    @ddt.data((mock.Mock(oslo_messaging_rabbit={'rabbit_interval_max': 5}), 5),
+              (mock.Mock(oslo_messaging_rabbit={}), 30),
+              (cfg.ConfigOpts(), 30))
+    @ddt.unpack
+    def test_reconnect_time(self, conf, seconds):
+        with mock.patch.object(heartbeat, 'CONF', conf):
+            self.assertEqual(seconds, heartbeat.reconnect_time())

@@ -10,15 +10,19 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import os
 import threading
 from unittest import mock
 
+import ddt
 from oslo_config import cfg
 from oslo_db import exception as db_exc
 import oslo_messaging as messaging
 
 import nova.conf
+from nova import service
 from nova import test
+from nova.workers import board
 from nova.workers import identity
 from nova.workers import launcher
 
@@ -45,11 +49,19 @@ class WorkerTestCase(test.NoDBTestCase):
             launcher.retirement, 'Retirement')).mock
         self.heartbeat = self.useFixture(test.fixtures.MockPatchObject(
             launcher.heartbeat, 'Heartbeat')).mock
+        self.limit = self.heartbeat.return_value.limit
         self.get_notifier = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_notifier')).mock
+        self.board = board.Board(
+            [f'node-1-worker-{number}' for number in (1, 2, 3)], threads=1)
+        self.watched = [mock.Mock(row=row) for row in self.board.rows]
+
+    def worker(self, number=2):
+        return launcher.Worker(self.server, number, 3, self.board,
+                               self.watched[number - 1])
 
     def test_nothing_is_bound_in_the_parent(self):
-        worker = launcher.Worker(self.server, 2, 3)
+        worker = self.worker()
         self.assertEqual('node-1-worker-2', worker.host)
         self.assertEqual('node-1', self.server.host)
         self.setproctitle.assert_not_called()
@@ -66,10 +78,13 @@ class WorkerTestCase(test.NoDBTestCase):
                              self.server.servicegroup_api)
             self.assertEqual(self.heartbeat.return_value.get_rpcserver,
                              self.server.rpcserver_factory)
+            clear_versions.assert_called_once_with()
 
         self.server.start.side_effect = start
-        worker = launcher.Worker(self.server, 2, 3)
+        worker = self.worker()
         worker.backdoor_port = 4711
+        clear_versions = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.objects.Service, 'clear_min_version_cache')).mock
         with mock.patch.object(launcher.os, 'getpid', return_value=4712):
             worker.start()
         self.server.start.assert_called_once_with()
@@ -83,27 +98,28 @@ class WorkerTestCase(test.NoDBTestCase):
 
     @mock.patch.object(launcher, 'setproctitle', new=None)
     def test_start_without_setproctitle(self):
-        launcher.Worker(self.server, 1, 1).start()
+        self.worker().start()
         self.server.start.assert_called_once_with()
 
     def test_node_address(self):
-        launcher.Worker(self.server, 2, 3).start()
+        self.worker().start()
         target, endpoints = self.get_server.call_args.args
         self.assertEqual('scheduler.node-1', target.topic)
         # The same in all workers, so that it is one queue.
-        self.assertEqual('node', target.server)
+        self.assertEqual(identity.NODE_SERVER, target.server)
         # Nothing but the baseapi: requests have a queue of their own.
         self.assertEqual(['baseapi'], [e.target.namespace for e in endpoints])
         # A worker that cannot run requests does not answer for the node.
         self.rpcserver.assert_called_once_with(
-            self.get_server.return_value, self.heartbeat.return_value.bound)
-        self.rpcserver.return_value.start.assert_called_once_with()
+            self.get_server.return_value, self.limit, self.board,
+            self.board.rows[1])
+        self.rpcserver.return_value.start.assert_called_once_with(
+            override_pool_size=1)
 
     def test_node_address_is_answered_while_requests_run(self):
-        bound = self.heartbeat.return_value.bound
         order = []
         idle = threading.Event()
-        bound.wait_until_idle.side_effect = lambda: idle.wait(60)
+        self.limit.wait_until_idle.side_effect = lambda: idle.wait(60)
         self.rpcserver.return_value.stop.side_effect = (
             lambda: order.append('node address'))
 
@@ -112,7 +128,7 @@ class WorkerTestCase(test.NoDBTestCase):
             idle.set()
 
         self.server.stop.side_effect = stop
-        worker = launcher.Worker(self.server, 2, 3)
+        worker = self.worker()
         worker.start()
         worker.stop()
         self.assertEqual(['service', 'node address'], order)
@@ -125,20 +141,20 @@ class WorkerTestCase(test.NoDBTestCase):
         self.addCleanup(ended.set)
         self.rpcserver.return_value.stop.side_effect = (
             lambda: ended.wait(60))
-        worker = launcher.Worker(self.server, 2, 3)
+        worker = self.worker()
         worker.start()
         worker.stop()
         self.server.stop.assert_called_once_with()
         self.rpcserver.return_value.wait.assert_not_called()
 
     def test_stopped_before_the_node_address_is_served(self):
-        worker = launcher.Worker(self.server, 2, 3)
+        worker = self.worker()
         self.server.start.side_effect = worker.stop
         worker.start()
         self.server.stop.assert_called_once_with()
 
     def test_in_the_parent(self):
-        workers = [launcher.Worker(self.server, n, 3) for n in (1, 2, 3)]
+        workers = [self.worker(n) for n in (1, 2, 3)]
         for worker in workers:
             worker.reset()
             worker.stop()
@@ -146,7 +162,7 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.stop.assert_not_called()
 
     def test_child_passes_on(self):
-        worker = launcher.Worker(self.server, 3, 3)
+        worker = self.worker(3)
         worker.start()
         worker.reset()
         worker.wait()
@@ -156,68 +172,107 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.stop.assert_called_once_with()
 
     def test_one_worker_of_a_node_looks_after_its_records(self):
-        workers = [launcher.Worker(self.server, n, 3) for n in (3, 2, 1)]
+        workers = [self.worker(n) for n in (3, 2, 1)]
         for worker in workers:
             self.retirement.assert_not_called()
             worker.start()
         self.retirement.assert_called_once_with(self.server, 'node-1', 3)
         self.retirement.return_value.start.assert_called_once_with()
 
-    def test_slot(self):
-        slot = mock.Mock()
-        worker = launcher.Worker(self.server, 2, 3, slot)
-        slot.open.assert_not_called()
-        self.server.start.side_effect = (
-            lambda: slot.open.assert_called_once_with())
+    def test_on_the_board(self):
+        worker, watched = self.worker(), self.watched[1]
+        self.assertEqual(0, watched.row.pid)
+
+        def start():
+            # The parent sees to it from now on.
+            watched.enable_dump.assert_called_once_with()
+            self.assertEqual((os.getpid(), board.STARTING),
+                             (watched.row.pid, watched.row.state))
+
+        self.server.start.side_effect = start
         worker.start()
-        self.heartbeat.assert_called_once_with(self.server, slot.alive)
-        self.server.stop.side_effect = (
-            lambda: slot.close.assert_called_once_with())
+        self.heartbeat.assert_called_once_with(
+            self.server, self.board, watched.row)
+        self.server.stop.side_effect = lambda: self.assertEqual(
+            board.STOPPING, watched.row.state)
         worker.stop()
-        slot.close.assert_called_once_with()
+        self.server.stop.assert_called_once_with()
 
 
+@ddt.ddt
 class LaunchTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        launcher.set_defaults()
+        self.addCleanup(CONF.clear_default, 'rabbit_qos_prefetch_count',
+                        launcher.RABBIT)
+        self.flags(executor_thread_pool_size=5)
         self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
             launcher.lookalike, 'check')).mock
         self.freeze = self.useFixture(test.fixtures.MockPatchObject(
             launcher.gc, 'freeze')).mock
+        self.start = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.supervisor.Supervisor, 'start')).mock
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch(self, process_launcher):
         server = mock.Mock(host='node-1', topic='scheduler')
+        launch_service = process_launcher.return_value.launch_service
+        # In the eventlet mode the parent forks there, and the thread that
+        # looks after the workers has to be the parent's alone.
+        launch_service.side_effect = (
+            lambda worker, workers: self.start.assert_not_called())
         self.assertEqual(process_launcher.return_value,
                          launcher.launch(server, 3))
         process_launcher.assert_called_once_with(
             CONF, restart_method='mutate')
-        calls = process_launcher.return_value.launch_service.call_args_list
-        self.assertEqual(
-            ['node-1-worker-1', 'node-1-worker-2', 'node-1-worker-3'],
-            [call.args[0].host for call in calls])
-        self.assertEqual({server}, {call.args[0].server for call in calls})
+        calls = launch_service.call_args_list
+        workers = [call.args[0] for call in calls]
         self.assertEqual([{'workers': 1}] * 3, [c.kwargs for c in calls])
-        self.assertEqual({None}, {call.args[0].slot for call in calls})
+        self.assertEqual({server}, {worker.server for worker in workers})
+        hosts = ['node-1-worker-1', 'node-1-worker-2', 'node-1-worker-3']
+        self.assertEqual(hosts, [worker.host for worker in workers])
+        self.assertEqual(
+            hosts, [worker.watched.row.host for worker in workers])
+        for worker in workers:
+            self.assertEqual([other.watched.row for other in workers],
+                             worker.board.rows)
+        # One thread more for the node address.
+        self.assertEqual(6, len(workers[0].watched.row.tasks))
         self.freeze.assert_called_once_with()
+        self.start.assert_called_once_with()
 
     @mock.patch('nova.workers.supervisor.Supervisor')
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_with_a_timeout(self, process_launcher, supervisor):
-        self.flags(worker_timeout=60, group='scheduler')
-        supervisor.return_value.slots = [mock.sentinel.one, mock.sentinel.two]
-        launch_service = process_launcher.return_value.launch_service
-        # In the eventlet mode the parent forks there, and the thread that
-        # watches has to be the parent's alone.
-        launch_service.side_effect = lambda worker, workers: (
-            supervisor.return_value.start.assert_not_called())
-        launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
-        supervisor.assert_called_once_with(['n-worker-1', 'n-worker-2'], 60)
-        self.assertEqual(
-            [mock.sentinel.one, mock.sentinel.two],
-            [call.args[0].slot for call in launch_service.call_args_list])
-        supervisor.return_value.start.assert_called_once_with()
+        self.flags(worker_timeout=60, group='conductor')
+        launcher.launch(mock.Mock(host='n', topic='conductor'), 2)
+        _board, timeout, attempt = supervisor.call_args.args
+        self.assertEqual(60, timeout)
+        self.assertEqual((launcher.trial.attempt, ('conductor',)),
+                         (attempt.func, attempt.args))
+
+    @mock.patch.object(service.service, 'launch')
+    @mock.patch.object(service.launcher, 'launch')
+    def test_serve(self, launch, stock_launch):
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.service._launcher', None))
+        server = mock.Mock(topic='scheduler')
+        service.serve(server, workers=2, worker_hosts=True)
+        launch.assert_called_once_with(server, 2)
+        stock_launch.assert_not_called()
+
+    @mock.patch.object(service.service, 'launch')
+    @mock.patch.object(service.launcher, 'launch')
+    def test_serve_as_stock(self, launch, stock_launch):
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.service._launcher', None))
+        self.flags(worker_hosts=False, group='scheduler')
+        service.serve(mock.Mock(topic='scheduler'), workers=2,
+                      worker_hosts=True)
+        launch.assert_not_called()
+        self.assertEqual(2, stock_launch.call_args.kwargs['workers'])
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_without_a_database(self, process_launcher):
@@ -258,11 +313,25 @@ class LaunchTestCase(test.NoDBTestCase):
         self.assertEqual(1, exc.code)
         error.assert_called_once()
 
-    def test_check_worker_timeout(self):
-        self.flags(report_interval=10)
-        self.flags(worker_timeout=29, group='scheduler')
-        self.assertRaises(SystemExit, launcher.check, 'scheduler')
-        self.assertIn('at least 30', self.stdlog.logger.output)
+    def check_timeout(self, timeout, interval):
+        self.flags(report_interval=interval)
+        self.flags(worker_timeout=timeout, group='scheduler')
+        launcher.check('scheduler')
+
+    @ddt.data((0, 10), (0, 0), (30, 10), (10, 2))
+    @ddt.unpack
+    def test_check_worker_timeout(self, timeout, interval):
+        self.check_timeout(timeout, interval)
+
+    @ddt.data((29, 10, '[scheduler] worker_timeout is 29 seconds, but with '
+               '[DEFAULT] report_interval = 10 it has to be at least 30'),
+              (60, 0, '[DEFAULT] report_interval is 0'))
+    @ddt.unpack
+    def test_check_worker_timeout_that_does_not_do(self, timeout, interval,
+                                                   line):
+        self.assertRaises(
+            SystemExit, self.check_timeout, timeout, interval)
+        self.assertIn(line, self.stdlog.logger.output)
 
     def test_check_when_the_configuration_has_no_valid_host(self):
         # What oslo.config raises for an empty value.
@@ -275,7 +344,7 @@ class LaunchTestCase(test.NoDBTestCase):
 
 class SetDefaultsTestCase(test.NoDBTestCase):
 
-    def prefetch(self, text='', url='rabbit://host/'):
+    def prefetch(self, text='', url='rabbit://host/', check=False):
         """What oslo.messaging's driver would see."""
         path = self.useFixture(test.fixtures.TempDir()).join('nova.conf')
         with open(path, 'w') as config_file:
@@ -284,6 +353,10 @@ class SetDefaultsTestCase(test.NoDBTestCase):
         with mock.patch.object(launcher, 'CONF', conf):
             launcher.set_defaults()
         conf(['--config-file', path])
+        if check:
+            nova.conf.workers.register_opts(conf)
+            with mock.patch.multiple(launcher, CONF=conf, rpc=mock.DEFAULT):
+                launcher.check('scheduler')
         transport = messaging.get_rpc_transport(conf, url=url)
         self.addCleanup(transport.cleanup)
         return transport._driver.prefetch_size
@@ -300,3 +373,25 @@ class SetDefaultsTestCase(test.NoDBTestCase):
     def test_operator_wins_in_the_transport_url(self):
         self.assertEqual(16, self.prefetch(
             url='rabbit://host/?rabbit_qos_prefetch_count=16'))
+
+    def test_as_stock(self):
+        stock = '[scheduler]\nworker_hosts = false\n'
+        self.assertEqual(0, self.prefetch(stock, check=True))
+        self.assertEqual(16, self.prefetch(
+            f'{stock}[oslo_messaging_rabbit]\n'
+            'rabbit_qos_prefetch_count = 16\n', check=True))
+
+    def test_transport_as_stock(self):
+        # It was made when the configuration was read.
+        self.flags(worker_hosts=False, group='scheduler')
+        launcher.set_defaults()
+        self.addCleanup(CONF.clear_default, 'rabbit_qos_prefetch_count',
+                        launcher.RABBIT)
+
+        def create(url):
+            prefetch = CONF[launcher.RABBIT].rabbit_qos_prefetch_count
+            return mock.Mock(conf=CONF, prefetch=prefetch)
+
+        with mock.patch.object(launcher.rpc, 'create_transport', create):
+            launcher.check('scheduler')
+        self.assertEqual(0, launcher.rpc.TRANSPORT.prefetch)

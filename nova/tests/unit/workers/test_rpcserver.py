@@ -1,254 +1,453 @@
-#    Licensed under the Apache License, Version 2.0 (the "License"); you may
-#    not use this file except in compliance with the License. You may obtain
-#    a copy of the License at
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
 #
-#         http://www.apache.org/licenses/LICENSE-2.0
+#      http://www.apache.org/licenses/LICENSE-2.0
 #
-#    Unless required by applicable law or agreed to in writing, software
-#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
-#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
-#    License for the specific language governing permissions and limitations
-#    under the License.
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
 
-import collections
 import threading
 from unittest import mock
 
-from oslo_messaging.rpc import server as messaging_server
+import ddt
+import oslo_messaging as messaging
+from oslo_messaging._drivers import amqpdriver
+from oslo_messaging._drivers import base
+from oslo_messaging._drivers import common as driver_common
+from oslo_messaging._drivers import impl_rabbit
 
+import nova.conf
+from nova import context
+from nova import objects
+from nova.objects import base as objects_base
+from nova import rpc
 from nova import test
+from nova.workers import board
 from nova.workers import rpcserver
 
-
-class FakeServer:
-    """An oslo.messaging RPC server; what it submits runs when told to."""
-
-    def __init__(self):
-        self.submitted = collections.deque()
-        self.processed = []
-        for method in ('start', 'stop', 'wait'):
-            setattr(self, method, mock.Mock())
-
-    def _on_incoming(self, incoming):
-        self.submitted.append(incoming)
-
-    def _process_incoming(self, incoming):
-        self.processed.append(incoming)
-
-    def run_next(self):
-        """What a thread of the dispatch pool does."""
-        self._process_incoming(self.submitted.popleft())
+CONF = nova.conf.CONF
+INSTANCE = 'a7d8d5e5-6c1f-4f4a-8d0f-2e8d1f5f3a10'
 
 
-class BoundTestCase(test.NoDBTestCase):
+class ConcurrencyLimitTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
-        self.bound = rpcserver.Bound()
-        # A listener thread that waits would not end.
-        self.addCleanup(self.bound.lift)
-        self.server = FakeServer()
-        self.wrap(self.server)
+        self.limit = rpcserver.ConcurrencyLimit()
 
-    def wrap(self, server, on_begin=lambda: None):
-        return rpcserver.RPCServer(server, self.bound, on_begin=on_begin)
-
-    def read(self, *messages, server=None):
-        """Have a listener thread read messages.
-
-        :returns: the thread
-        """
-        def listen():
-            for message in messages:
-                (server or self.server)._on_incoming(message)
-
-        thread = threading.Thread(target=listen, daemon=True)
+    def in_thread(self, function):
+        thread = threading.Thread(target=function, daemon=True)
         thread.start()
         return thread
 
-    def wait_for(self, condition):
-        self.assertTrue(self._wait_for(condition, 10))
-
-    def wait_in_vain_for(self, condition):
-        self.assertFalse(self._wait_for(condition, 0.1))
-
-    @staticmethod
-    def _wait_for(condition, seconds):
-        changed = threading.Condition()
-        with changed:
-            for _look in range(int(seconds / 0.01)):
-                if condition():
-                    return True
-                changed.wait(0.01)
-        return condition()
-
     def test_nothing_runs_before_it_is_open(self):
-        self.read('one')
-        self.wait_in_vain_for(lambda: self.server.submitted)
-        self.bound.open(1)
-        self.wait_for(lambda: self.server.submitted)
+        self.assertTrue(self.limit.full)
+        self.assertFalse(self.limit.acquire(0.01))
+        waiter = self.in_thread(self.limit.acquire)
+        self.limit.open(1)
+        waiter.join(10)
+        self.assertTrue(self.limit.full)
 
-    def test_reads_no_more_than_there_are_threads(self):
-        self.bound.open(2)
-        thread = self.read('one', 'two')
-        self.wait_for(lambda: len(self.server.submitted) == 2)
-        self.assertTrue(self.bound.full)
-        # It waits with the last message that has a thread, and does not read
-        # one that has none.
-        self.wait_in_vain_for(lambda: not thread.is_alive())
-        self.server.run_next()
-        thread.join(10)
-        self.assertFalse(thread.is_alive())
-        self.assertFalse(self.bound.full)
-
-    def test_order_is_kept(self):
-        self.bound.open(1)
-        self.read(*range(10))
-        for _n in range(10):
-            self.wait_for(lambda: self.server.submitted)
-            self.server.run_next()
-        self.assertEqual(list(range(10)), self.server.processed)
-
-    def test_servers_share_it(self):
-        other = FakeServer()
-        self.wrap(other)
-        self.bound.open(1)
-        self.read('one')
-        self.wait_for(lambda: self.server.submitted)
-        self.read('two', server=other)
-        self.wait_in_vain_for(lambda: other.submitted)
-        self.server.run_next()
-        self.wait_for(lambda: other.submitted)
-
-    def test_runs_until_the_reply_is_sent(self):
-        replied = threading.Event()
-        self.addCleanup(replied.set)
-        server = FakeServer()
-        server._process_incoming = lambda incoming: replied.wait(60)
-        self.wrap(server)
-        self.bound.open(1)
-        self.read('one', server=server)
-        self.wait_for(lambda: server.submitted)
-        thread = threading.Thread(target=server.run_next)
-        thread.start()
-        self.assertTrue(self.bound.full)
-        replied.set()
-        thread.join(10)
-        self.assertFalse(self.bound.full)
-
-    def test_begin_is_told_before_it_runs(self):
-        began = []
-        server, probed = FakeServer(), FakeServer()
-        self.wrap(server, lambda: began.append(len(server.submitted)))
-        # What others ask does not tell how it is.
-        self.wrap(probed)
-        self.bound.open(2)
-        self.read('one', server=probed)
-        self.wait_for(lambda: probed.submitted)
-        self.assertEqual([], began)
-        self.read('one', server=server)
-        self.wait_for(lambda: server.submitted)
-        self.assertEqual([0], began)
-
-    def test_failure_is_counted_off(self):
-        server = FakeServer()
-        server._process_incoming = mock.Mock(
-            side_effect=test.TestingException)
-        self.wrap(server)
-        self.bound.open(1)
-        self.read('one', server=server)
-        self.wait_for(lambda: server.submitted)
-        self.assertRaises(test.TestingException, server.run_next)
-        self.assertFalse(self.bound.full)
-
-    def test_pool_that_takes_nothing(self):
-        server = FakeServer()
-        server._on_incoming = mock.Mock(side_effect=RuntimeError)
-        self.wrap(server)
-        self.bound.open(1)
-        self.assertRaises(RuntimeError, server._on_incoming, 'one')
-        self.assertFalse(self.bound.full)
-
-    def test_lifted(self):
-        self.bound.open(1)
-        thread = self.read(*range(5))
-        self.wait_for(lambda: self.server.submitted)
-        self.bound.lift()
-        thread.join(10)
-        self.assertEqual(5, len(self.server.submitted))
-
-    def test_lifted_while_it_starts(self):
-        self.bound.lift()
-        self.bound.open(1)
-        self.assertFalse(self.bound.full)
-        self.read(*range(5)).join(10)
-        self.assertEqual(5, len(self.server.submitted))
+    def test_as_many_as_there_are_threads(self):
+        self.limit.open(2)
+        self.assertEqual([True, True, False], [
+            self.limit.acquire(0.01) for _message in range(3)])
+        waiter = self.in_thread(self.limit.acquire)
+        self.limit.release()
+        waiter.join(10)
+        self.assertFalse(waiter.is_alive())
+        self.assertFalse(self.limit.acquire(0.01))
 
     def test_wait_until_idle(self):
-        self.bound.wait_until_idle()
-        self.bound.open(1)
-        self.read('one')
-        self.wait_for(lambda: self.server.submitted)
-        self.bound.wait_until_idle(0.01)
-        waiter = threading.Thread(target=self.bound.wait_until_idle)
-        waiter.start()
+        self.limit.wait_until_idle()
+        self.limit.open(1)
+        self.limit.acquire()
+        waiter = self.in_thread(self.limit.wait_until_idle)
         self.assertTrue(waiter.is_alive())
-        self.server.run_next()
+        self.limit.release()
         waiter.join(10)
         self.assertFalse(waiter.is_alive())
 
-    def test_oslo_messaging_that_is_not_known(self):
-        server = mock.Mock(spec=['start', 'stop', 'wait'])
-        self.wrap(server)
-        self.assertEqual(1, self.stdlog.logger.output.count(
-            'a worker that is blocked goes on taking requests'))
-
-    def test_oslo_messaging_whose_servers_know_a_limit(self):
-        server = mock.Mock(spec=['limit', '_on_incoming', 'wait'])
-        hook = server._on_incoming
-        on_begin = mock.Mock()
-        limit = self.wrap(server, on_begin)
-        self.assertIs(limit, server.limit)
-        self.assertEqual(hook, server._on_incoming)
-        # It is used as a semaphore.
-        self.assertFalse(limit.acquire(timeout=0.01))
-        on_begin.assert_not_called()
-        self.bound.open(2)
-        self.assertTrue(limit.acquire(timeout=0.01))
-        self.assertTrue(limit.acquire())
-        self.assertTrue(self.bound.full)
-        self.assertFalse(limit.acquire(timeout=0.01))
-        limit.release()
-        self.assertTrue(limit.acquire(timeout=0.01))
-        self.assertEqual(3, on_begin.call_count)
-
-    def test_oslo_messaging_is_known(self):
-        # Where it is not any more, another way has to be found.
-        for name in ('_on_incoming', '_process_incoming'):
-            self.assertTrue(callable(getattr(
-                messaging_server.RPCServer, name)))
-
 
 class RPCServerTestCase(test.NoDBTestCase):
+    """oslo.messaging's own server with what a worker adds to it."""
+
+    def setUp(self):
+        super().setUp()
+        self.board = board.Board(['n-worker-1', 'n-worker-2'], threads=3)
+        self.row, self.sibling = self.board.rows
+        for row in self.board.rows:
+            row.open()
+        self.limit = rpcserver.ConcurrencyLimit()
+        self.limit.open(1)
+        self.on_reconnect = mock.Mock()
+        self.inner = rpc.get_server(
+            messaging.Target(topic='t', server='s'), [self])
+
+    # What it serves.
+
+    def succeed(self, context):
+        self.seen = [task.request.decode()
+                     for task in self.row.busy(board.RUNNING)]
+
+    def fail(self, context):
+        raise test.TestingException
+
+    @messaging.expected_exceptions(test.TestingException)
+    def refuse(self, context):
+        raise test.TestingException
+
+    def wrap(self):
+        return rpcserver.RPCServer(self.inner, self.limit, self.board,
+                                   self.row, self.on_reconnect)
+
+    def incoming(self, method='succeed', **message):
+        return mock.Mock(
+            ctxt=context.RequestContext(request_id='req-1').to_dict(),
+            message={'method': method, 'args': {}} | message,
+            msg_id='m', client_timeout=None)
+
+
+class ProcessTestCase(RPCServerTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.wrap()
+        # How long its thread does nothing then.
+        self.rest = self.useFixture(test.fixtures.MockPatchObject(
+            self.server._stopped, 'wait')).mock
+
+    def run_request(self, method, **message):
+        incoming = self.incoming(method, **message)
+        self.inner._process_incoming([incoming])
+        return incoming
 
     def test_stands_in_for_what_it_wraps(self):
-        inner = FakeServer()
-        on_start = mock.Mock(
-            side_effect=lambda: inner.start.assert_called_once_with())
-        server = rpcserver.RPCServer(inner, rpcserver.Bound(), on_start)
-        server.start()
-        on_start.assert_called_once_with()
-        server.wait()
-        inner.wait.assert_called_once_with()
+        with mock.patch.multiple(self.inner, start=mock.DEFAULT,
+                                 stop=mock.DEFAULT) as inner:
+            self.server.start(override_pool_size=1)
+            self.server.stop()
+        inner['start'].assert_called_once_with(override_pool_size=1)
+        inner['stop'].assert_called_once_with()
+        self.assertEqual(self.inner.wait, self.server.wait)
 
-    def test_stop(self):
-        # The bound is lifted before the listener is to stop, and what it has
-        # read has run before the manager shuts down.
-        order = mock.Mock()
-        server = rpcserver.RPCServer(order.server, order.bound)
-        order.reset_mock()
-        server.stop()
+    def test_on_the_board(self):
+        self.run_request('succeed')
+        self.assertEqual(['req-1 succeed instance -'], self.seen)
+        self.assertEqual('', self.row.requests())
+        self.assertEqual((1, 0), self.row.counts())
+
+    def test_replying(self):
+        incoming = self.incoming('succeed')
+        incoming.reply.side_effect = lambda *args: self.assertEqual(
+            (0, 1), (len(self.row.busy(board.RUNNING)),
+                     len(self.row.busy(board.REPLYING))))
+        self.inner._process_incoming([incoming])
+        incoming.reply.assert_called_once()
+
+    def test_ping_is_no_request(self):
+        self.run_request('ping', namespace='baseapi')
+        self.assertEqual((0, 0), self.row.counts())
+        self.rest.assert_called_once_with(0)
+
+    def test_thread_of_a_failure_is_busy_as_long_as_those_of_siblings(self):
+        self.sibling.took, self.sibling.ended = 3, self.row.since
+        incoming = self.incoming('fail')
+        # Its caller does not wait for that.
+        self.rest.side_effect = (
+            lambda seconds: incoming.reply.assert_called_once())
+        self.inner._process_incoming([incoming])
+        self.assertAlmostEqual(3, self.rest.call_args.args[0], 0)
+        self.assertEqual((0, 1), self.row.counts())
+
+    def test_thread_of_others_is_free_at_once(self):
+        self.sibling.took, self.sibling.ended = 3, self.row.since
+        for method in ('succeed', 'refuse'):
+            self.run_request(method)
+            self.rest.assert_called_with(0)
+        self.assertEqual((2, 0), self.row.counts())
+
+    def test_stop_ends_the_rest(self):
+        self.sibling.took, self.sibling.ended = 600, self.row.since
+        self.server = self.wrap()
+        replied = threading.Event()
+        incoming = self.incoming('fail')
+        incoming.reply.side_effect = lambda **kwargs: replied.set()
+        thread = threading.Thread(
+            target=self.inner._process_incoming, args=[[incoming]])
+        thread.start()
+        replied.wait(10)
+        self.assertTrue(self.row.busy(board.REPLYING))
+        with mock.patch.object(self.inner, 'stop'):
+            self.server.stop()
+        thread.join(10)
+        self.assertFalse(self.row.busy(board.REPLYING))
+
+    def test_oslo_messaging_whose_servers_know_a_limit(self):
+        self.inner.limit = None
+        create = self.inner._create_listener
+        self.wrap()
+        self.assertEqual((self.limit, self.on_reconnect, create), (
+            self.inner.limit, self.inner.on_reconnect,
+            self.inner._create_listener))
+        # It releases the limit by itself.
+        self.limit.acquire()
+        self.run_request('succeed')
+        self.assertTrue(self.limit.full)
+
+
+class Message(dict):
+    """A message that the broker has delivered."""
+
+    def __init__(self, name):
+        super().__init__(_unique_id=name, method=name, args={})
+        self.acknowledge = mock.Mock()
+
+
+class Consumer:
+
+    def __init__(self, kind):
+        self.type = kind
+
+    def consume(self, conn, tag):
+        conn.order.append((self.type, tag))
+
+
+class Connection:
+    """That of oslo.messaging to RabbitMQ, as far as the listener sees it."""
+
+    channel = 'channel'
+
+    def __init__(self, prefetch_count):
+        self.rabbit_qos_prefetch_count = prefetch_count
+        self.topic, self.fanout = Consumer('topic'), Consumer('fanout')
+        self._consumers = {self.topic: 1, self.fanout: 2}
+        self.arriving = []
+        self.order = []
+
+    def _set_qos(self, channel):
+        self.order.append((channel, self.rabbit_qos_prefetch_count))
+
+    def connect(self):
+        """As it is again after the connection was lost."""
+        for consumer, tag in self._consumers.items():
+            consumer.consume(self, tag)
+
+    def consume(self, timeout):
+        if not self.arriving:
+            raise driver_common.Timeout
+        consumer, message = self.arriving.pop(0)
+        consumer.callback(message)
+
+
+class HoldBackTestCase(RPCServerTestCase):
+    """With the listener of an oslo.messaging that has no limits."""
+
+    def setUp(self):
+        super().setUp()
+        self.hold_back(prefetch_count=2)
+
+    def hold_back(self, prefetch_count):
+        self.conn = Connection(prefetch_count)
+        self.listener = amqpdriver.RpcAMQPListener(
+            mock.Mock(prefetch_size=prefetch_count), self.conn)
+        adapter = base.PollStyleListenerAdapter(self.listener, 1, None)
+        self.inner._create_listener = lambda: adapter
+        self.wrap()
+        self.assertEqual(adapter, self.inner._create_listener())
+        self.conn.connect()
+
+    def arrive(self, *names, consumer=None):
+        messages = [Message(name) for name in names]
+        self.conn.arriving += [(consumer or self.conn.topic, message)
+                               for message in messages]
+        return messages
+
+    def poll(self, *expected):
+        """Have the listener read; what it hands to the dispatch pool."""
+        found = [self.listener.poll(timeout=0.3, batch_size=1)
+                 for _message in expected]
+        self.assertEqual(list(expected), [
+            incoming[0].message['method'] if incoming else None
+            for incoming in found])
+        return found
+
+    def test_no_acknowledgement_before_a_thread_is_free(self):
+        one, two = self.arrive('succeed', 'fail')
+        incoming, _none = self.poll('succeed', None)
+        one.acknowledge.assert_called_once_with()
+        two.acknowledge.assert_not_called()
+        self.inner._process_incoming(incoming)
+        incoming, _none = self.poll('fail', None)
+        two.acknowledge.assert_called_once_with()
+        self.inner._process_incoming(incoming)
+        self.assertFalse(self.limit.full)
+
+    def test_reads_the_connection_while_it_waits(self):
+        # Or the broker would close it.
+        self.limit.acquire()
+        self.arrive('one')
+        with mock.patch.object(self.conn, 'arriving', []) as arriving:
+            arriving.append((self.conn.topic, Message('two')))
+            self.poll(None)
+            self.assertEqual([], arriving)
+
+    def test_order_is_kept(self):
+        self.limit.open(9)
+        names = [str(number) for number in range(9)]
+        self.arrive(*names)
+        self.poll(*names)
+
+    def test_deliveries_of_a_lost_channel_are_others(self):
+        self.limit.acquire()
+        old = self.arrive('one') + self.arrive(
+            'two', consumer=self.conn.fanout)
+        self.poll(None)
+        self.conn.topic.consume(self.conn, 1)
+        self.arrive('three')
+        self.limit.release()
+        self.limit.open(2)
+        self.poll('two', 'three')
+        self.assertEqual([False, True], [
+            message.acknowledge.called for message in old])
+
+    def test_prefetch_before_each_consumer(self):
+        self.conn.topic.consume(self.conn, 1)
         self.assertEqual(
-            [mock.call.bound.lift(), mock.call.server.stop(),
-             mock.call.bound.wait_until_idle(rpcserver.STOP_TIME)],
-            order.mock_calls)
+            [('channel', 2), ('topic', 1), ('channel', 2), ('fanout', 2),
+             ('channel', 2), ('topic', 1)], self.conn.order)
+
+    def test_reconnect_is_told_once(self):
+        self.on_reconnect.assert_not_called()
+        for number in (1, 2):
+            self.conn.connect()
+            self.assertEqual(number, self.on_reconnect.call_count)
+
+    def test_duplicate_takes_no_thread(self):
+        self.limit.open(2)
+        self.arrive('one', 'one', 'two')
+        self.poll('one', 'two')
+
+    def test_connection_is_gone_takes_no_thread(self):
+        message, = self.arrive('one')
+        message.acknowledge.side_effect = OSError
+        self.arrive('two')
+        self.poll('two', None)
+
+    def test_prefetch_of_all_would_be_no_limit(self):
+        self.hold_back(prefetch_count=0)
+        self.assertEqual(('channel', 1), self.conn.order[0])
+
+    def test_driver_that_is_not_known(self):
+        server = rpc.get_server(
+            messaging.Target(topic='t', server='s'), [self])
+        rpcserver.RPCServer(server, self.limit, self.board, self.row)
+        self.assertIsNotNone(server._create_listener())
+        self.assertIn('a worker that is blocked goes on taking requests',
+                      self.stdlog.logger.output)
+
+
+class OsloMessagingTestCase(test.NoDBTestCase):
+    """Where one of these fails, _Deliveries has to find another way."""
+
+    def setUp(self):
+        super().setUp()
+        self.transport = messaging.get_rpc_transport(
+            CONF, url='kombu+memory:////')
+        self.addCleanup(self.transport.cleanup)
+        self.inner = messaging.get_rpc_server(
+            self.transport, messaging.Target(topic='t', server='s'), [self])
+
+    def test_names(self):
+        for owner, names in (
+                (self.inner, ['dispatcher', '_process_incoming',
+                              '_create_listener']),
+                (self.inner.dispatcher, ['dispatch']),
+                (impl_rabbit.Connection, ['consume', '_set_qos']),
+                (impl_rabbit.Consumer, ['consume'])):
+            for name in names:
+                self.assertTrue(hasattr(owner, name), (owner, name))
+
+    def test_listener(self):
+        node = board.Board(['n-worker-1'], threads=2)
+        limit = rpcserver.ConcurrencyLimit()
+        rpcserver.RPCServer(self.inner, limit, node, node.rows[0])
+        if hasattr(self.inner, 'limit'):
+            # It needs none of it.
+            return
+        adapter = self.inner._create_listener()
+        self.addCleanup(adapter.cleanup)
+        listener = adapter._poll_style_listener
+        self.assertEqual([], listener.incoming)
+        self.assertGreaterEqual(listener.conn.rabbit_qos_prefetch_count, 1)
+        self.assertIsNotNone(listener.conn.channel)
+        self.assertEqual(['fanout', 'topic', 'topic'], sorted(
+            consumer.type for consumer in listener.conn._consumers))
+        client = messaging.get_rpc_client(
+            self.transport, messaging.Target(topic='t'))
+        client.cast({'request_id': 'r'}, 'method')
+        self.assertEqual([], listener.poll(timeout=1))
+        limit.open(1)
+        incoming, = listener.poll(timeout=10)
+        self.assertEqual('method', incoming.message['method'])
+        self.assertEqual(0, self.stdlog.logger.output.count('not known'))
+
+
+@ddt.ddt
+class DescribeTestCase(test.NoDBTestCase):
+
+    def describe(self, method, args, **message):
+        """Of arguments as a client sends them."""
+        args = {name: objects_base.NovaObjectSerializer().serialize_entity(
+            None, value) for name, value in args.items()}
+        return rpcserver._describe(mock.Mock(
+            ctxt={'request_id': 'req-1'},
+            message={'method': method, 'args': args} | message)).decode()
+
+    @ddt.data(
+        # nova-scheduler
+        ('select_destinations', {
+            'instance_uuids': [INSTANCE], 'spec_obj': objects.RequestSpec(
+                instance_uuid=INSTANCE), 'return_objects': True}),
+        ('select_destinations', {
+            'spec_obj': objects.RequestSpec(instance_uuid=INSTANCE)}),
+        ('sync_instance_info', {'host_name': 'h', 'instance_uuids': [
+            INSTANCE]}),
+        ('delete_instance_info', {'host_name': 'h',
+                                  'instance_uuid': INSTANCE}),
+        # nova-conductor
+        ('schedule_and_build_instances', {
+            'build_requests': [objects.BuildRequest(instance_uuid=INSTANCE)],
+            'request_specs': [objects.RequestSpec(instance_uuid=INSTANCE)]}),
+        ('build_instances', {'instances': [objects.Instance(uuid=INSTANCE)]}),
+        ('build_instances', {'instances': [{'uuid': INSTANCE}]}),
+        ('migrate_server', {'instance': objects.Instance(uuid=INSTANCE)}),
+        ('object_action', {'objinst': objects.Instance(uuid=INSTANCE),
+                           'objmethod': 'save'}))
+    @ddt.unpack
+    def test_instance(self, method, args):
+        self.assertEqual(f'req-1 {method} instance {INSTANCE}',
+                         self.describe(method, args))
+
+    @ddt.data(('update_aggregates', {'aggregates': []}),
+              ('select_destinations', {'instance_uuids': []}),
+              ('object_class_action_versions', {
+                  'objname': 'Instance', 'args': [INSTANCE]}),
+              ('object_action', {'objinst': objects.Service(id=1)}))
+    @ddt.unpack
+    def test_no_instance(self, method, args):
+        self.assertEqual(f'req-1 {method} instance -',
+                         self.describe(method, args))
+
+    def test_without_context_and_arguments(self):
+        self.assertEqual(
+            b'- m instance -', rpcserver._describe(mock.Mock(
+                ctxt={}, message={'method': 'm'})))
+
+    @ddt.data(*rpcserver.PINGS)
+    def test_ping(self, namespace):
+        self.assertEqual('', self.describe('ping', {}, namespace=namespace))

@@ -10,213 +10,476 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import ctypes
 import os
-import resource
 import signal
-import subprocess
-import sys
 import threading
+import time
 from unittest import mock
 
 import ddt
 
 from nova import test
+from nova.workers import board
+from nova.workers import heartbeat
 from nova.workers import supervisor
 
-
-class SlotTestCase(test.NoDBTestCase):
-
-    def setUp(self):
-        super().setUp()
-        self.enable = self.useFixture(test.fixtures.MockPatchObject(
-            supervisor.faulthandler, 'enable')).mock
-        self.supervisor = supervisor.Supervisor(['n-worker-1', 'n-worker-2'],
-                                                timeout=10)
-        self.slot, self.other = self.supervisor.slots
-
-    def silence(self, elapsed=1):
-        self.slot.observe(elapsed)
-        return self.slot.silence
-
-    def test_no_silence_before_the_first_sign(self):
-        self.assertEqual(0, self.silence())
-        self.slot.open()
-        self.assertEqual(0, self.silence())
-        self.assertEqual(0, self.silence())
-
-    def test_silence(self):
-        self.slot.open()
-        self.slot.alive()
-        self.assertEqual([0, 1, 2], [self.silence() for _look in range(3)])
-        self.slot.alive()
-        self.assertEqual([0, 1], [self.silence() for _look in range(2)])
-
-    def test_no_silence_once_closed(self):
-        self.slot.open()
-        self.slot.alive()
-        self.silence()
-        self.slot.close()
-        self.assertEqual(0, self.silence())
-        # What still runs says so, but nobody counts on it.
-        self.slot.alive()
-        self.assertEqual([0, 0], [self.silence() for _look in range(2)])
-
-    def test_closed_while_another_thread_counts_up(self):
-        self.slot.open()
-        self.slot.alive()
-        count = self.slot._fields[supervisor._COUNT]
-        self.slot.close()
-        # That one had read it already.
-        self.slot._fields[supervisor._COUNT] = count + 1
-        self.assertEqual([0, 0], [self.silence() for _look in range(2)])
-
-    def test_worker_that_comes_back_starts_anew(self):
-        self.slot.open()
-        self.slot.alive()
-        self.silence()
-        self.silence()
-        self.slot.forget()
-        self.assertEqual((0, 0), (self.silence(), self.slot.pid))
-        self.slot.open()
-        self.slot.alive()
-        self.assertEqual([0, 1], [self.silence() for _look in range(2)])
-
-    def test_slots_are_apart(self):
-        self.slot.open()
-        self.slot.alive()
-        self.silence()
-        self.assertEqual(1, self.silence())
-        self.other.observe(1)
-        self.assertEqual((0, 0), (self.other.pid, self.other.silence))
-        self.assertEqual(os.getpid(), self.slot.pid)
-
-    def test_read_does_not_wait(self):
-        self.assertEqual(b'', self.slot.read())
-        self.slot.open()
-        writer = self.enable.call_args.args[0]
-        os.write(writer, b'stacks')
-        self.assertEqual(b'stacks', self.slot.read())
-        self.assertEqual(b'', self.slot.read())
+HOSTS = ['n-worker-1', 'n-worker-2', 'n-worker-3']
+TIMEOUT = 30
+INTERVAL = 10
+RECONNECT = 40
+NOTICE = 100
 
 
 class SupervisorTestCase(test.NoDBTestCase):
-    """With a real child that stands in for a worker."""
+    """Workers that the test plays, and a time that it sets."""
 
     def setUp(self):
         super().setUp()
-        self.supervisor = supervisor.Supervisor(['n-worker-1'], timeout=10)
-        self.slot = self.supervisor.slots[0]
+        self.now = 1000.0
+        for module in (board, supervisor):
+            clock = self.useFixture(test.fixtures.MockPatchObject(
+                module, 'time', mock.Mock(wraps=time))).mock
+            clock.monotonic.side_effect = lambda: self.now
+        conf = mock.Mock(
+            report_interval=INTERVAL, service_down_time=60,
+            graceful_shutdown_timeout=180, oslo_messaging_rabbit={
+                'rabbit_interval_max': RECONNECT,
+                'heartbeat_timeout_threshold': NOTICE // 2})
+        for module in (heartbeat, supervisor):
+            self.useFixture(test.fixtures.MockPatchObject(
+                module, 'CONF', conf))
+        self.conf = conf
+        self.signals = []
+        self.children = set()
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, '_kill', self._kill))
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, '_is_child', self.children.__contains__))
+        # A trial ends at once; the test says how.
+        self.outage = None
+        self.trials = self.useFixture(test.fixtures.MockPatchObject(
+            supervisor.trial, 'Trial', side_effect=lambda *args: mock.Mock(
+                ended=True, error=self.outage))).mock
+        self.watch(TIMEOUT)
 
-    def start_child(self, code):
-        child = subprocess.Popen(
-            [sys.executable, '-c',
-             f'import faulthandler, signal, sys, time\n{code}\n'
-             'print("ready", flush=True)\n'
-             'time.sleep(600)'],
-            pass_fds=[self.slot._writer], stdout=subprocess.PIPE)
-        self.addCleanup(child.stdout.close)
-        self.addCleanup(child.wait)
-        self.addCleanup(child.kill)
-        self.assertEqual(b'ready\n', child.stdout.readline())
-        self.slot._fields[supervisor._PID] = child.pid
-        self.slot._fields[supervisor._COUNT] = 1
-        return child
+    def watch(self, timeout, hosts=HOSTS):
+        self.board = board.Board(hosts, threads=3)
+        self.supervisor = supervisor.Supervisor(
+            self.board, timeout, mock.sentinel.attempt)
+        # These begin no messages.
+        self.silent = set()
+        for number, row in enumerate(self.board.rows, 1):
+            self.serve(row, number)
+            row.record = number + 100
+        self.row = self.board.rows[0]
+        self.watched = self.supervisor.watched[0]
 
-    def start_worker(self):
-        return self.start_child(
-            f'faulthandler.enable({self.slot._writer})')
+    def serve(self, row, pid):
+        row.open()
+        row.pid = pid
+        self.children.add(pid)
+        row.threads = 2
+        row.enter(board.SERVING)
 
-    def watch(self, seconds):
-        for _second in range(seconds):
-            self.supervisor._watch(1)
+    def _kill(self, pid, signum):
+        self.signals.append((pid, signum))
+        if signum == signal.SIGKILL:
+            self.children.discard(pid)
 
-    def test_within_the_timeout(self):
-        child = self.start_worker()
-        self.watch(11)
-        self.assertIsNone(child.poll())
-        self.slot._fields[supervisor._COUNT] += 1
-        self.watch(11)
-        self.assertIsNone(child.poll())
-        self.assertNotIn('replacing', self.stdlog.logger.output)
+    def fill(self, row, request=b'r m i'):
+        self.silent.add(row.host)
+        return [row.begin(request) for _thread in range(row.threads)]
 
-    def test_replaced(self):
-        child = self.start_worker()
-        self.watch(12)
-        self.assertEqual(-signal.SIGABRT, child.wait())
-        output = self.stdlog.logger.output
-        self.assertIn(
-            f'Worker n-worker-1 (pid {child.pid}) has begun no message for '
-            '11 seconds, since 20', output)
-        self.assertIn('Stacks of worker n-worker-1:', output)
-        self.assertIn('most recent call first', output)
-        self.watch(20)
-        self.assertEqual(1, self.stdlog.logger.output.count('replacing'))
+    def look(self, seconds):
+        """Have that time pass."""
+        for _look in range(int(seconds / supervisor.INTERVAL)):
+            self.now += supervisor.INTERVAL
+            for row in self.board.rows:
+                row.ticked = self.now
+                if self.now % INTERVAL == 0 and row.host not in self.silent:
+                    row.end(row.begin(b''))
+            self.supervisor.look(self.now)
 
-    def test_stopped_process(self):
-        child = self.start_worker()
-        child.send_signal(signal.SIGSTOP)
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.supervisor.DUMP_TIME', 0.1))
-        self.watch(12)
-        # Nothing of it has run before it was killed.
-        self.assertEqual(-signal.SIGKILL, child.wait())
-        output = self.stdlog.logger.output
-        self.assertIn('Worker n-worker-1 did not abort within', output)
-        self.assertNotIn('Stacks of worker', output)
+    def logged(self, text):
+        return self.stdlog.logger.output.count(text)
 
-    def test_that_does_not_abort(self):
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.supervisor.DUMP_TIME', 0.1))
-        child = self.start_child(
-            'signal.signal(signal.SIGABRT, signal.SIG_IGN)')
-        self.watch(12)
-        self.assertEqual(-signal.SIGKILL, child.wait())
 
-    def test_leaves_no_core_file(self):
-        folder = self.useFixture(test.fixtures.TempDir()).path
-        child = self.start_child(
-            f'import os, resource\n'
-            f'os.chdir({folder!r})\n'
-            f'hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n'
-            f'resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n'
-            f'faulthandler.enable({self.slot._writer})')
-        limits = []
-        kill = supervisor._kill
+class AllowanceTestCase(SupervisorTestCase):
 
-        def note(pid, signum):
-            limits.append(resource.prlimit(pid, resource.RLIMIT_CORE)[0])
-            return kill(pid, signum)
+    def assertAllowance(self, seconds, timeout=TIMEOUT):
+        self.assertEqual(seconds, self.watched.allowance(timeout, self.now))
 
-        with mock.patch.object(supervisor, '_kill', side_effect=note):
-            self.watch(12)
-        self.assertEqual(-signal.SIGABRT, child.wait())
-        self.assertIn(limits[0], (0, 1))
-        self.assertEqual([], os.listdir(folder))
+    def test_starting(self):
+        self.row.enter(board.STARTING)
+        self.assertAllowance(TIMEOUT + supervisor.START_TIME)
 
-    def test_limit_of_core_files_that_cannot_be_set(self):
-        child = self.start_worker()
-        with mock.patch.object(supervisor.resource, 'prlimit',
-                               side_effect=PermissionError):
-            self.watch(12)
-        self.assertEqual(-signal.SIGABRT, child.wait())
+    def test_full(self):
+        self.row.ticked = self.now
+        self.fill(self.row)
+        self.assertAllowance(TIMEOUT)
 
-    def test_stacks_that_take_long(self):
-        # As long as some come, it is not taken for stopped.
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.workers.supervisor.DUMP_TIME', 0.5))
-        child = self.start_child(
-            f'import os\n'
-            f'def dump(*args):\n'
-            f'    for _n in range(10):\n'
-            f'        os.write({self.slot._writer}, b"thread\\n")\n'
-            f'        time.sleep(0.1)\n'
-            f'    os._exit(1)\n'
-            f'signal.signal(signal.SIGABRT, dump)')
-        self.watch(12)
-        self.assertEqual(1, child.wait())
-        output = self.stdlog.logger.output
-        self.assertNotIn('did not abort', output)
-        self.assertEqual(10, output.count('thread\n'))
+    def test_runs_no_python_code(self):
+        self.row.begin(b'r m i')
+        self.row.ticked = self.now - supervisor.PAUSE
+        self.assertAllowance(TIMEOUT)
+
+    def test_idle(self):
+        # Its listener may be about to connect to the broker.
+        self.row.ticked = self.now
+        self.assertAllowance(TIMEOUT + RECONNECT)
+
+    def test_runs_requests_and_has_free_threads(self):
+        self.row.ticked = self.now
+        self.row.begin(b'r m i')
+        self.assertAllowance(NOTICE)
+        self.assertAllowance(NOTICE + RECONNECT, timeout=NOTICE)
+
+    def test_runs_only_a_ping(self):
+        # It hangs while it writes a heartbeat, and loses nothing.
+        self.row.ticked = self.now
+        self.row.begin(b'')
+        self.assertAllowance(TIMEOUT)
+
+    def test_replies(self):
+        # The callers may be gone, and oslo.messaging has to notice.
+        self.row.ticked = self.now
+        for request in (b'r m i', b''):
+            for task in self.fill(self.row, request):
+                task.stage = board.REPLYING
+            self.assertAllowance(NOTICE)
+
+    def test_replaced_often(self):
+        for factor in (1, 1, 2, 4, 8, 8):
+            self.watched.replaced.append(self.now)
+            self.assertAllowance(TIMEOUT * factor)
+        self.now += supervisor.REMEMBERED
+        self.assertAllowance(TIMEOUT)
+
+
+class ReplaceTestCase(SupervisorTestCase):
+
+    def test_healthy(self):
+        self.look(600)
+        self.trials.assert_not_called()
+        self.assertEqual([], self.signals)
+
+    def test_stuck(self):
+        self.fill(self.row, b'req-1 m instance i')
+        self.look(TIMEOUT)
+        self.trials.assert_not_called()
+        self.look(1)
+        # With the record that is the least likely to be gone.
+        self.trials.assert_called_once_with(mock.sentinel.attempt, 103)
+        self.assertEqual([(1, supervisor.DUMP_SIGNAL)], self.signals)
+        # It writes its stacks.
+        self.look(supervisor.DUMP_TIME)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+        self.assertEqual(1, self.logged(
+            'Worker n-worker-1 (pid 1) has begun no message for 31 seconds, '
+            'since 20'))
+        lost = 'req-1 m instance i for 33.0 s'
+        self.assertEqual(1, self.logged(f'lost: {lost}; {lost}'))
+        self.assertEqual(0, self.row.pid)
+        self.look(600)
+        self.assertEqual(2, len(self.signals))
+
+    def test_stuck_before_it_serves(self):
+        self.row.enter(board.STARTING)
+        self.silent.add(self.row.host)
+        self.look(TIMEOUT + supervisor.START_TIME)
+        self.assertEqual([], self.signals)
+        self.look(5)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+
+    def test_has_ended_by_itself(self):
+        # That id may be somebody else's by now.
+        self.fill(self.row)
+        self.children.discard(1)
+        self.look(600)
+        self.trials.assert_not_called()
+        self.assertEqual([], self.signals)
+
+    def test_gets_on_while_the_trial_runs(self):
+        tried = self.trials.side_effect = mock.Mock()
+        tried.return_value.ended = False
+        tasks = self.fill(self.row)
+        self.look(TIMEOUT + 1)
+        self.row.end(tasks[0])
+        self.silent.clear()
+        self.look(INTERVAL)
+        tried.return_value.configure_mock(ended=True, error=None)
+        self.look(60)
+        tried.assert_called_once()
+        self.assertEqual([], self.signals)
+
+    def test_outage(self):
+        self.outage = 'the broker is away'
+        self.silent.update(HOSTS)
+        for row in self.board.rows:
+            self.fill(row)
+        self.look(600)
+        self.assertEqual([], self.signals)
+        self.assertEqual(1, self.logged(
+            'Workers run no messages, and a new one could do no better, so '
+            'none is replaced: the broker is away'))
+        # One in each interval.
+        self.assertAlmostEqual(600 / INTERVAL, self.trials.call_count,
+                               delta=5)
+        # It is over, but what they wait for has to notice.
+        self.outage = None
+        self.look(TIMEOUT)
+        self.assertEqual([], self.signals)
+        # One after the other. A new one that serves is no excuse for those
+        # that hang.
+        for pid in (1, 2, 3):
+            self.look(INTERVAL + 2 * TIMEOUT)
+            self.assertEqual(pid, self.board.rows.index(
+                self.supervisor._replacing.row) + 1)
+            self.silent.discard(HOSTS[pid - 1])
+            self.serve(self.board.rows[pid - 1], pid + 3)
+        self.look(600)
+        self.assertEqual({1, 2, 3}, {pid for pid, _signum in self.signals})
+        # A second outage is told as well.
+        self.outage = 'the broker is away'
+        self.silent.update(HOSTS)
+        self.look(600)
+        self.assertEqual(2, self.logged('the broker is away'))
+
+    def test_trials_go_on_until_the_outage_is_over(self):
+        self.outage = 'the broker is away'
+        self.fill(self.row)
+        self.look(TIMEOUT + 5)
+        # Nobody is stuck for the time being, yet it is to be known.
+        self.trials.reset_mock()
+        self.look(TIMEOUT)
+        self.assertEqual(TIMEOUT // INTERVAL, self.trials.call_count)
+        self.outage = None
+        self.look(INTERVAL)
+        self.trials.reset_mock()
+        self.look(TIMEOUT - INTERVAL - 1)
+        self.trials.assert_not_called()
+
+    def test_nobody_began_anything_until_now(self):
+        # As the broker was away for less than anybody is stuck.
+        self.silent.update(HOSTS)
+        self.look(TIMEOUT + RECONNECT - 5)
+        self.silent.discard(HOSTS[1])
+        # The others connect later.
+        self.look(TIMEOUT + RECONNECT - 5)
+        self.trials.assert_not_called()
+        self.look(2 * INTERVAL)
+        self.assertEqual((1, supervisor.DUMP_SIGNAL), self.signals[0])
+
+    def test_parent_was_paused(self):
+        self.silent.update(HOSTS)
+        self.now += 3600
+        self.look(TIMEOUT + RECONNECT)
+        self.trials.assert_not_called()
+        self.look(2)
+        self.trials.assert_called_once()
+
+    def test_one_at_a_time(self):
+        for row in self.board.rows[:2]:
+            self.fill(row)
+            self.look(1)
+        # Who is stuck for longer comes first, and has not started again.
+        self.look(600)
+        self.assertEqual([1, 1], [pid for pid, _signum in self.signals])
+        self.row.open()
+        self.row.pid = 4
+        self.children.add(4)
+        self.look(5)
+        self.assertEqual(2, len(self.signals))
+        self.row.enter(board.SERVING)
+        self.silent.discard(self.row.host)
+        self.look(5)
+        self.assertEqual([1, 1, 2, 2], [pid for pid, _signum in self.signals])
+
+    def test_new_one_is_stuck_as_well(self):
+        for row in self.board.rows[:2]:
+            self.fill(row)
+            self.look(1)
+        self.look(TIMEOUT + 5)
+        self.row.open()
+        self.row.pid = 4
+        self.children.add(4)
+        self.look(600)
+        # It has had its time, and the other one waits no longer.
+        self.assertEqual([1, 1, 2, 2], [
+            pid for pid, _signum in self.signals if pid != 4])
+
+    def test_single_worker(self):
+        self.watch(TIMEOUT, HOSTS[:1])
+        self.fill(self.row)
+        self.look(TIMEOUT + 5)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+
+    def test_does_not_stop(self):
+        self.row.begin(b'r m i')
+        self.row.enter(board.STOPPING)
+        self.look(181)
+        self.assertEqual([], self.signals)
+        self.look(5)
+        self.assertEqual([(1, supervisor.DUMP_SIGNAL), (1, signal.SIGKILL)],
+                         self.signals)
+        self.assertEqual(1, self.logged(
+            'Worker n-worker-1 (pid 1) does not stop within 180 seconds; '
+            'killing it'))
+        self.assertEqual(1, self.logged('lost: r m i'))
+        self.trials.assert_not_called()
+
+    def test_may_take_any_time_to_stop(self):
+        self.conf.graceful_shutdown_timeout = 0
+        self.row.enter(board.STOPPING)
+        self.look(600)
+        self.assertEqual([], self.signals)
+
+
+@ddt.ddt
+class FailingTestCase(SupervisorTestCase):
+
+    def run_requests(self, row, count, failed=False):
+        for _request in range(count):
+            task = row.begin(b'r m i')
+            row.count(task, failed)
+            row.end(task)
+        self.look(1)
+
+    def assertRestarted(self, *pids):
+        self.assertEqual([(pid, signal.SIGTERM) for pid in pids],
+                         self.signals)
+
+    def setUp(self):
+        super().setUp()
+        self.sibling = self.board.rows[1]
+        for row in self.board.rows:
+            self.run_requests(row, 10)
+
+    def test_restarted_once(self):
+        for _second in range(60):
+            self.run_requests(self.row, 10, failed=True)
+            self.run_requests(self.sibling, 2)
+        self.assertRestarted(1)
+        self.assertEqual(1, self.logged(
+            'Worker n-worker-1 (pid 1) fails: its requests fail, and those '
+            'of its siblings succeed; restarting it'))
+        # It still fails when it has started again.
+        self.serve(self.row, 4)
+        for _second in range(supervisor.PATIENCE // 2):
+            self.run_requests(self.row, 10, failed=True)
+            self.run_requests(self.sibling, 2)
+        self.assertRestarted(1, 4)
+
+    def test_few_failures(self):
+        for _request in range(supervisor.FAILURES - 1):
+            self.run_requests(self.row, 1, failed=True)
+            self.run_requests(self.sibling, 100)
+        self.assertRestarted()
+
+    def test_success_between(self):
+        for number in range(60):
+            self.run_requests(
+                self.row, 1, failed=number % supervisor.FAILURES > 0)
+            self.run_requests(self.sibling, 10)
+        self.assertRestarted()
+
+    def test_all_fail_alike(self):
+        for _second in range(60):
+            for row in self.board.rows:
+                self.run_requests(row, 10, failed=True)
+        self.assertRestarted()
+
+    def test_all_fail_alike_after_a_quiet_time_of_one(self):
+        # The successes are of a time when this one had no requests.
+        self.run_requests(self.sibling, 1000)
+        for _second in range(10):
+            for row in self.board.rows:
+                self.run_requests(row, 10, failed=True)
+        self.assertRestarted()
+
+    def test_placement_is_just_back_and_one_has_no_requests(self):
+        for _second in range(10):
+            for row in self.board.rows:
+                self.run_requests(row, 10, failed=True)
+        self.run_requests(self.sibling, 1000)
+        self.assertRestarted()
+
+    def test_placement_is_just_back_and_one_had_all_requests(self):
+        self.run_requests(self.row, 10, failed=True)
+        self.run_requests(self.sibling, 1000)
+        self.assertRestarted()
+
+    @ddt.data((1, [1]), (4, []))
+    @ddt.unpack
+    def test_failures_of_siblings(self, failures, restarted):
+        for _second in range(10):
+            self.run_requests(self.row, 10, failed=True)
+            self.run_requests(self.sibling, 20)
+            self.run_requests(self.sibling, failures, failed=True)
+        self.assertRestarted(*restarted)
+
+    def test_sibling_has_started_again(self):
+        for _request in range(supervisor.FAILURES - 1):
+            self.run_requests(self.row, 1, failed=True)
+            self.run_requests(self.sibling, 1)
+        self.serve(self.sibling, 4)
+        for _request in range(supervisor.FAILURES - 1):
+            self.run_requests(self.row, 1, failed=True)
+            self.run_requests(self.sibling, 1)
+        self.assertRestarted()
+
+    def test_single_worker(self):
+        self.watch(TIMEOUT, HOSTS[:1])
+        self.run_requests(self.row, 100, failed=True)
+        self.assertRestarted()
+
+
+class TellTestCase(SupervisorTestCase):
+    """Without a timeout nobody is killed."""
+
+    def setUp(self):
+        super().setUp()
+        self.watch(0)
+
+    def test_told_once(self):
+        tasks = self.fill(self.row, b'req-1 m instance i')
+        self.look(600)
+        self.assertEqual(1, self.logged(
+            'Worker n-worker-1 (pid 1) has begun no message for 60 seconds; '
+            'it runs: req-1 m instance i for 60.5 s'))
+        self.assertEqual([(1, supervisor.DUMP_SIGNAL)], self.signals)
+        self.trials.assert_not_called()
+        # It gets on, and is stuck again.
+        for task in tasks:
+            self.row.end(task)
+        self.silent.clear()
+        self.look(INTERVAL)
+        self.fill(self.row)
+        self.look(600)
+        self.assertEqual(2, self.logged('has begun no message'))
+
+    def test_idle(self):
+        # It is the worker's, as the others get on.
+        self.silent.add(self.row.host)
+        self.look(600)
+        self.assertEqual(1, self.logged('it runs: nothing'))
+
+    def test_outage(self):
+        self.silent.update(HOSTS)
+        self.look(600)
+        self.assertEqual(0, self.logged('Worker'))
+
+    def test_failing(self):
+        for _request in range(20):
+            self.row.count(self.row.begin(b'r m i'), failed=True)
+            other = self.board.rows[1]
+            other.count(other.begin(b'r m i'), failed=False)
+            self.look(1)
+        self.assertEqual([], self.signals)
+
+
+class ThreadTestCase(SupervisorTestCase):
 
     def test_nobody_is_forked_while_it_logs(self):
         # The child would find the locks of the log held, for ever.
@@ -228,11 +491,11 @@ class SupervisorTestCase(test.NoDBTestCase):
         hooks['before']()
         ended = threading.Event()
 
-        def watch():
-            self._watch_once()
+        def run():
+            self.run_once()
             ended.set()
 
-        threading.Thread(target=watch).start()
+        threading.Thread(target=run).start()
         self.assertFalse(ended.wait(0.1))
         hooks['after_in_parent']()
         self.assertTrue(ended.wait(10))
@@ -240,82 +503,104 @@ class SupervisorTestCase(test.NoDBTestCase):
         hooks['after_in_child']()
         hooks['before']()
 
-    def _watch_once(self):
-        with mock.patch.object(self.supervisor, '_watch',
-                               side_effect=test.TestingException):
-            # Not the time of all: what another test has left would never
-            # yield again in the eventlet mode, a listener that polls say.
-            with mock.patch.object(supervisor, 'time') as time:
-                time.monotonic.return_value = 0
-                self.assertRaises(test.TestingException, self.supervisor._run)
-
-    def test_stacks_that_do_not_fit_into_the_pipe(self):
-        child = self.start_child(
-            f'import os\n'
-            f'def dump(*args):\n'
-            f'    data = b"x" * 500000 + b"end"\n'
-            f'    while data:\n'
-            f'        data = data[os.write({self.slot._writer}, data):]\n'
-            f'    os._exit(1)\n'
-            f'signal.signal(signal.SIGABRT, dump)')
-        self.watch(12)
-        self.assertEqual(1, child.wait())
-        self.assertIn('xend', self.stdlog.logger.output)
-
-    def test_has_ended_by_itself(self):
-        child = self.start_worker()
-        child.kill()
-        child.wait()
-        with mock.patch.object(supervisor.os, 'kill') as kill:
-            self.watch(12)
-        # That id may be somebody else's by now.
-        kill.assert_not_called()
-        self.assertNotIn('replacing', self.stdlog.logger.output)
-
-    def test_stacks_of_one_that_crashes_by_itself(self):
-        child = self.start_worker()
-        child.send_signal(signal.SIGSEGV)
-        child.wait()
-        self.watch(1)
-        self.assertIn('Stacks of worker n-worker-1:\nFatal Python error: '
-                      'Segmentation fault', self.stdlog.logger.output)
-
-    def test_error_does_not_end_the_watch(self):
-        child = self.start_worker()
-        with mock.patch.object(self.slot, 'read',
-                               side_effect=test.TestingException):
-            self.watch(2)
-        self.assertIn('Error while watching worker n-worker-1',
-                      self.stdlog.logger.output)
-        self.watch(10)
-        self.assertEqual(-signal.SIGABRT, child.wait())
-
-    @mock.patch.object(supervisor, 'time')
-    def test_time_in_which_the_parent_did_not_run(self, time):
-        # The whole service was stopped for an hour, say.
-        time.monotonic.side_effect = [0, 0.5, 3600.5, 3601]
-        time.sleep.side_effect = [None, None, None, test.TestingException]
-        with mock.patch.object(self.supervisor, '_watch') as watch:
+    def run_once(self, **look):
+        supervisor.time.sleep.side_effect = [None, test.TestingException]
+        with mock.patch.object(self.supervisor, 'look', **look) as mock_look:
             self.assertRaises(test.TestingException, self.supervisor._run)
-        self.assertEqual([mock.call(0.5), mock.call(1), mock.call(0.5)],
-                         watch.call_args_list)
+        mock_look.assert_called_once_with(self.now)
+
+    def test_error_does_not_end_it(self):
+        self.run_once(side_effect=ValueError('no'))
+        self.assertEqual(1, self.logged(
+            'Error while looking after the workers'))
+
+
+def _hold_gil():
+    ctypes.PyDLL(None).pause()
 
 
 @ddt.ddt
-class CheckTestCase(test.NoDBTestCase):
+class ProcessTestCase(test.NoDBTestCase):
+    """A forked process that stands in for a worker, in the real time."""
 
-    @ddt.data((0, 10), (0, 0), (30, 10), (10, 2))
-    @ddt.unpack
-    def test_good(self, timeout, report_interval):
-        supervisor.check('scheduler', timeout, report_interval)
+    def setUp(self):
+        super().setUp()
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, 'CONF', mock.Mock(
+                report_interval=10, graceful_shutdown_timeout=180)))
+        node = board.Board(HOSTS[:1], threads=1)
+        self.supervisor = supervisor.Supervisor(node, 30, None)
+        self.watched, = self.supervisor.watched
+        self.addCleanup(os.close, self.watched._output)
 
-    def test_too_small(self):
-        exc = self.assertRaises(ValueError, supervisor.check, 'scheduler',
-                                29, 10)
-        self.assertIn('[scheduler] worker_timeout is 29 seconds', str(exc))
-        self.assertIn('at least 30', str(exc))
+    def start_worker(self, hang):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.pid = os.fork()
+        if not self.pid:
+            self.watched.enable_dump()
+            self.watched.row.open()
+            self.watched.row.enter(board.SERVING)
+            os.write(writer, b'ready')
+            while True:
+                hang()
+        self.addCleanup(self.end)
+        os.close(writer)
+        os.read(reader, 5)
 
-    def test_no_heartbeat(self):
-        exc = self.assertRaises(ValueError, supervisor.check, 'scheduler',
-                                60, 0)
-        self.assertIn('report_interval is 0', str(exc))
+    def end(self):
+        if supervisor._is_child(self.pid):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def look_until(self, condition):
+        for _look in range(600):
+            self.supervisor.look(time.monotonic())
+            if condition():
+                return
+            time.sleep(0.1)
+        self.fail('It did not come to that.')
+
+    def replace(self):
+        self.supervisor._replace(self.watched, time.monotonic())
+        self.look_until(lambda: not self.watched.doomed)
+        self.assertEqual(
+            (self.pid, signal.SIGKILL), os.waitpid(self.pid, 0))
+
+    @ddt.data(signal.pause, _hold_gil)
+    def test_replaced(self, hang):
+        self.start_worker(hang)
+        self.assertEqual(self.pid, self.watched.row.pid)
+        self.replace()
+        self.assertEqual(0, self.watched.row.pid)
+        output = self.stdlog.logger.output
+        self.assertIn('Stacks of worker n-worker-1:', output)
+        self.assertIn(' in start_worker', output)
+
+    def test_stopped_process(self):
+        self.start_worker(signal.pause)
+        os.kill(self.pid, signal.SIGSTOP)
+        self.replace()
+        self.assertNotIn('Stacks of worker', self.stdlog.logger.output)
+
+    def test_stacks_of_one_that_goes_on(self):
+        self.start_worker(signal.pause)
+        for number in (1, 2):
+            self.supervisor._dump(self.watched, time.monotonic())
+            self.look_until(lambda: self.stdlog.logger.output.count(
+                ' in start_worker') == number)
+        self.assertTrue(supervisor._is_child(self.pid))
+
+    def test_one_that_has_ended_is_no_child(self):
+        self.start_worker(signal.pause)
+        self.assertTrue(supervisor._is_child(self.pid))
+        os.kill(self.pid, signal.SIGKILL)
+        self.look_until(lambda: not supervisor._is_child(self.pid))
+        # It is the launcher that takes note of that.
+        self.assertEqual(self.pid, os.waitpid(self.pid, 0)[0])
+
+    def test_signals_only_children(self):
+        with mock.patch.object(supervisor.os, 'kill') as kill:
+            for pid in (0, os.getpid(), os.getppid()):
+                supervisor._kill(pid, signal.SIGKILL)
+        kill.assert_not_called()

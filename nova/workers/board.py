@@ -1,0 +1,195 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What each worker of a node is doing, in memory that all of them share.
+
+The parent makes the board before it forks. A worker writes its own row; the
+parent and the siblings read it. Each field has one writer at a time and is as
+large as what a processor stores at once, so nothing is locked. Times are those
+of time.monotonic(), which is the same clock in all processes of a machine.
+"""
+
+import ctypes
+import mmap
+import os
+import time
+
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+#: The states of a worker.
+STARTING, SERVING, STOPPING = 1, 2, 3
+#: The stages of a task.
+RUNNING, REPLYING = 1, 2
+
+# What one more request weighs in the mean time of requests, and for how many
+# seconds after its end that mean is true.
+WEIGHT = 0.2
+LATELY = 60
+
+
+class Task(ctypes.Structure):
+    """A message that a thread of a worker runs, and then replies to."""
+
+    _fields_ = [
+        ('stage', ctypes.c_uint64),
+        ('since', ctypes.c_double),
+        # How many requests have succeeded and failed in this place.
+        ('succeeded', ctypes.c_uint64),
+        ('failed', ctypes.c_uint64),
+        # Request id, method and instance; empty for a ping.
+        ('request', ctypes.c_char * 160),
+    ]
+
+
+class Row(ctypes.Structure):
+    """What one worker is doing; made by Board.
+
+    :ivar host: the worker host
+    :ivar tasks: a Task for each thread that runs messages
+    """
+
+    _fields_ = [
+        ('pid', ctypes.c_uint64),
+        ('state', ctypes.c_uint64),
+        # When that state began, and when a timer last ran: Python code runs.
+        ('since', ctypes.c_double),
+        ('ticked', ctypes.c_double),
+        # How many messages may run at a time.
+        ('threads', ctypes.c_uint64),
+        # The id of the record, when a self-ping last ran, when this worker
+        # last wrote heartbeats, and when any worker last wrote this one's.
+        ('record', ctypes.c_uint64),
+        ('pinged', ctypes.c_double),
+        ('wrote', ctypes.c_double),
+        ('written', ctypes.c_double),
+        # The mean seconds of requests, of those that succeeded, and when one
+        # last ended. Threads may write at once, and one of them is lost.
+        ('took', ctypes.c_double),
+        ('success_took', ctypes.c_double),
+        ('ended', ctypes.c_double),
+    ]
+
+    def open(self):
+        """In the worker: this process is the worker from now on."""
+        self.clear()
+        self._free = list(self.tasks)
+        self.pid = os.getpid()
+        self.enter(STARTING)
+
+    def enter(self, state):
+        """In the worker: enter a state."""
+        self.since = time.monotonic()
+        self.state = state
+
+    def begin(self, request):
+        """In the worker: a thread begins a message.
+
+        :param request: id, method and instance as bytes; empty for a ping
+        :returns: the Task, for end()
+        """
+        # There may be none left where nothing limits what runs.
+        task = self._free.pop() if self._free else Task()
+        task.request = request[:159]
+        task.since = time.monotonic()
+        task.stage = RUNNING
+        return task
+
+    def count(self, task, failed):
+        """In the worker: a request has ended.
+
+        :param failed: whether it failed in a way that nobody expects
+        :returns: the seconds that it took
+        """
+        self.ended = time.monotonic()
+        took = self.ended - task.since
+        self.took += WEIGHT * (took - self.took)
+        if failed:
+            task.failed += 1
+        else:
+            task.succeeded += 1
+            self.success_took += WEIGHT * (took - self.success_took)
+        return took
+
+    def end(self, task):
+        """In the worker: the reply is sent."""
+        task.stage = 0
+        self._free.append(task)
+
+    @property
+    def begun(self):
+        """When a message last began; the start of the process if none has."""
+        return max(task.since for task in self.tasks) or self.since
+
+    @property
+    def full(self):
+        """Whether all threads run methods."""
+        return len(self.busy(RUNNING)) >= self.threads > 0
+
+    def busy(self, *stages):
+        """The tasks that are in one of these stages."""
+        return [task for task in self.tasks if task.stage in stages]
+
+    def counts(self):
+        """How many requests have succeeded, and how many have failed."""
+        return (sum(task.succeeded for task in self.tasks),
+                sum(task.failed for task in self.tasks))
+
+    def requests(self):
+        """The requests that have not ended, each with its age, as text."""
+        return '; '.join(
+            f'{task.request.decode(errors="replace")} for '
+            f'{time.monotonic() - task.since:.1f} s'
+            for task in self.busy(RUNNING, REPLYING) if task.request)
+
+    def clear(self):
+        """Forget a process that has ended; log which requests are lost."""
+        if lost := self.requests():
+            LOG.error('Worker %(host)s (pid %(pid)d) has ended and lost: '
+                      '%(lost)s', {'host': self.host, 'lost': lost,
+                                   'pid': self.pid})
+        for part in (self, self.tasks):
+            ctypes.memset(ctypes.byref(part), 0, ctypes.sizeof(part))
+
+
+class Board:
+    """The rows of all workers of a node.
+
+    :param hosts: the worker hosts
+    :param threads: how many messages a worker runs at a time
+    """
+
+    def __init__(self, hosts, threads):
+        tasks = Task * threads
+        size = ctypes.sizeof(Row) + ctypes.sizeof(tasks)
+        memory = mmap.mmap(-1, size * len(hosts))
+        self.rows = []
+        for number, host in enumerate(hosts):
+            row = Row.from_buffer(memory, number * size)
+            row.host = host
+            row.tasks = tasks.from_buffer(
+                memory, number * size + ctypes.sizeof(Row))
+            self.rows.append(row)
+
+    def took(self, row):
+        """How many seconds requests take on the node of a worker.
+
+        :param row: of the worker; its siblings count, if they had requests
+            lately, or its own that succeeded if there are no siblings
+        """
+        siblings = [other for other in self.rows if other is not row]
+        if not siblings:
+            return row.success_took
+        since = time.monotonic() - LATELY
+        found = [other.took for other in siblings if other.ended > since]
+        return sum(found) / len(found) if found else 0

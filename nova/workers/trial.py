@@ -1,0 +1,165 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Could a new process do better than a worker that runs nothing?
+
+To replace a worker that waits for the message broker or for a database helps
+nobody, and all would be replaced one after the other. A trial finds out: a
+process that the parent forks does over new connections what a worker does for
+its heartbeat. It has to be true at the time, as a connection that has hung for
+an hour proves nothing; and it has to be a process, as nothing else can be
+ended whatever it waits for.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+
+from oslo_config import cfg
+import oslo_messaging as messaging
+from oslo_utils import eventletutils
+from oslo_utils import timeutils
+from oslo_utils import uuidutils
+
+import nova.conf
+from nova import context
+from nova.db.main import api as main_db_api
+from nova import exception
+from nova import objects
+from nova import rpc
+
+CONF = nova.conf.CONF
+
+# Seconds that a trial may take.
+TIME = 15
+
+_SUCCESS = 'success'
+
+# What MySQL and MariaDB answer who have no connection left, for all or for
+# this user. The stuck worker may have them, and a new one gets its.
+_NO_CONNECTION_LEFT = (1040, 1203, 1226)
+
+
+class Trial:
+    """Calls a function in a process of its own.
+
+    :param function: what to call; the trial fails if it raises, or does not
+        return within TIME
+    :param args: the arguments of the function
+    :ivar error: once the trial has ended: None, or why it has failed
+    """
+
+    def __init__(self, function, *args):
+        self.error: str | None = None
+        self._reader, writer = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            _run(writer, function, args)
+        os.close(writer)
+
+    @property
+    def ended(self):
+        """Whether the trial has ended. Not to be asked again after that."""
+        # Not by the pipe: eventlet's os.read() waits.
+        if os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            return False
+        answer = os.read(self._reader, 4096).decode(errors='replace')
+        os.close(self._reader)
+        # SIGALRM ends the process without a word.
+        self.error = answer or f'no answer in {TIME} seconds'
+        if self.error == _SUCCESS:
+            self.error = None
+        return True
+
+
+def _run(writer, function, args):
+    # The launcher waits for its process group, and signals it.
+    os.setpgid(0, 0)
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT,
+                   signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.alarm(TIME)
+    answer = _SUCCESS
+    try:
+        if eventletutils.is_monkey_patched('thread'):
+            # It shares a file descriptor with the parent.
+            sys.modules['eventlet.hubs'].use_hub()
+        function(*args)
+    except BaseException as exc:
+        if not _lacks_connection(exc):
+            answer = (str(exc).splitlines() or [''])[0] or repr(exc)
+    os.write(writer, answer.encode()[:4096])
+    os._exit(0)
+
+
+def _lacks_connection(exc):
+    """Whether a database answered that it has no connection left."""
+    while exc is not None:
+        if exc.args[:1] and exc.args[0] in _NO_CONNECTION_LEFT:
+            return True
+        exc = (getattr(exc, 'inner_exception', None) or
+               getattr(exc, 'orig', None) or exc.__cause__)
+    return False
+
+
+class _Endpoint:
+
+    target = messaging.Target(namespace='trial', version='1.0')
+
+    def __init__(self):
+        self.tokens: queue.SimpleQueue = queue.SimpleQueue()
+
+    def arrive(self, context, token):
+        self.tokens.put(token)
+
+
+def attempt(topic, record):
+    """Do over new connections what a worker does for its heartbeat.
+
+    :param topic: the RPC topic of the service
+    :param record: the id of the record of a worker; nobody is up by what is
+        changed there
+    :raises: what nova, oslo.messaging or oslo.db raise if that fails
+    """
+    _take_message(topic)
+    ctxt = context.get_admin_context()
+    with contextlib.suppress(exception.ServiceNotFound):
+        # What only reads may get on where commits hang.
+        main_db_api.service_update(
+            ctxt, record, {'updated_at': timeutils.utcnow()})
+    if CONF.api_database.connection:
+        objects.CellMappingList.get_all(ctxt)
+
+
+def _take_message(topic):
+    """Send a message to this process, and take it from the broker."""
+    with contextlib.suppress(cfg.NoSuchOptError):
+        # It counts by process groups, and would give names of queues to this
+        # process that the workers have.
+        CONF.set_override('use_queue_manager', False, 'oslo_messaging_rabbit')
+    rpc.TRANSPORT = rpc.create_transport(rpc.get_transport_url())
+    target = messaging.Target(topic=f'{topic}.trial', server=CONF.host)
+    endpoint = _Endpoint()
+    server = rpc.get_server(target, [endpoint])
+    server.start()
+    token = uuidutils.generate_uuid()
+    rpc.get_client(target).prepare(namespace='trial', version='1.0').cast(
+        context.get_admin_context(), 'arrive', token=token)
+    # Those of earlier trials may still be there.
+    while endpoint.tokens.get() != token:
+        pass
+    server.stop()
+    server.wait()
+    rpc.TRANSPORT.cleanup()
