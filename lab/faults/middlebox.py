@@ -108,13 +108,14 @@ class Middlebox:
             except TimeoutError:
                 return
 
-    def abandon(self, ports=None):
+    def abandon(self, client=None):
         """Nothing passes ever again on the connections that there are.
 
         As if a firewall between had forgotten them: they stay half open. New
         ones pass.
 
-        :param ports: only on those that clients have made from these ports
+        :param client: a ``psutil.Process``, whose connections they are; those
+            of all if None
         """
         ports = client and {
             found.laddr.port for found in client.net_connections('tcp')}
@@ -184,7 +185,6 @@ class _Connection:
         self._box = box
         self._client = client
         self._server = None
-        self.port = client.getpeername()[1]
         box.add(self)
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -167,6 +167,14 @@ class PrivateBroker(Broker, process.PrivateServer):
         self.ctl('add_vhost', '/')
         self.ctl('set_permissions', '--vhost', '/', 'guest', '.*', '.*', '.*')
 
+    def delete_all(self):
+        """Delete all queues."""
+        names = self.ctl('list_queues', '--no-table-headers', 'name')
+        with self._connection() as connection, connection.channel() as channel:
+            for name in names:
+                # No error if the broker has dropped it meanwhile.
+                channel.queue_delete(queue=name)
+
     def count(self, what):
         """How many of something there are.
 

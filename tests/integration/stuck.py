@@ -30,7 +30,7 @@ POOL = 8
 SMALL_POOL = {'executor_thread_pool_size': POOL}
 REPLACE = {'worker_timeout': base.WORKER_TIMEOUT}
 # From the fault to the new process, and to the record that is down.
-REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 3
+REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 8
 DOWN = base.SERVICE_DOWN_TIME + base.REPORT_INTERVAL
 # What callers lose to a worker that reads but cannot run: what it has begun,
 # has in hand, and has prefetched. They have it back after their timeout.
@@ -117,7 +117,7 @@ class StuckTestCase(base.LabTestCase):
             self.assertIn(f'Stacks of worker {self.host}:', log)
             self.assertIn('most recent call first', log)
         else:
-            self.assertIn(f'Worker {self.host} did not abort within', log)
+            self.assertNotIn(f'Stacks of worker {self.host}:', log)
         self.wait_up(self.made, self.scheduler)
 
     def check_goodput(self, seconds=3, looks=5):

@@ -48,10 +48,9 @@ class BlockedBase(base.LabTestCase):
         def said():
             function()
             log = self.scheduler.log()
-            # On a loaded machine it may take something to be away.
             return all(re.search(
-                rf'Worker {host} (takes no more requests: all {self.pool} '
-                'threads|runs no messages, as )', log) for host in hosts)
+                rf'Worker {host} \(pid \d+\) has begun no message for \d+ '
+                'seconds; it runs: req-', log) for host in hosts)
 
         self.made.wait(said, BLOCKED, f'workers {numbers} to say so')
         end = time.monotonic() + 1.5 * base.REPORT_INTERVAL

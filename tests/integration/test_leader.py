@@ -85,8 +85,7 @@ class LeaderTestCase(base.LabTestCase):
         self.wait_mapped('compute-1')
 
         leader = psutil.Process(nodes[0].workers()[1].pid)
-        box.abandon({connection.laddr.port
-                     for connection in leader.net_connections('tcp')})
+        box.abandon(leader)
         self.add_compute('compute-2')
         self.wait_mapped('compute-2')
         self.made.wait(

@@ -85,6 +85,28 @@ class WorkerRecordsTestCase(RecordsBase):
             self.assertNotIn('Traceback', scheduler.log())
 
     @ddt.data(*base.MODES)
+    def test_switched_off(self, mode):
+        # Stock nova, to the queue, its prefetch and the record.
+        ctl = self.made.broker.ctl
+
+        def seen(**options):
+            with self.start(self.made, workers=2, mode=mode, hosts=False,
+                            **options) as service:
+                self.assertNotIn('Traceback', service.log())
+                return (self.present(), *(
+                    sorted(re.sub('_[0-9a-f]{32}', '_ID', line) for line in
+                           ctl(*what) if self.topic in line)
+                    for what in (('list_queues', 'name', 'arguments'),
+                                 ('list_consumers', 'queue_name',
+                                  'prefetch_count'))))
+
+        self.made.broker.delete_all()
+        stock = seen(tree=base.stock_tree())
+        self.made.broker.delete_all()
+        self.assertEqual(stock, seen(conf={
+            self.topic: {'worker_hosts': False, 'worker_timeout': 10}}))
+
+    @ddt.data(*base.MODES)
     def test_deleted_while_the_worker_is_alive(self, mode):
         # Clean-up jobs of deployments do that, by nova's API or in SQL.
         scheduler = self.run_service(3, mode=mode)
@@ -144,7 +166,6 @@ class RecordsTestCase(RecordsBase):
                 time.sleep(1)
             for scheduler in (stock, other, upgraded, another):
                 self.assertNotIn('Retired', scheduler.log())
-                self.assertNotIn('another process', scheduler.log())
                 self.assertNotIn('Traceback', scheduler.log())
         # The other one follows.
         with self.run_service(1, 'k8s-worker-9'):
@@ -165,26 +186,6 @@ class RecordsTestCase(RecordsBase):
         self.assertEqual(['nova-conductor'], [
             record.binary for record in self.made.database.services()
             if record.host == NODE])
-
-    def test_same_host_twice(self):
-        with self.run_service(2) as first:
-            # A restart within service_down_time is none of it.
-            pass
-        with self.run_service(2) as first:
-            time.sleep(base.SERVICE_DOWN_TIME + 2 * base.REPORT_INTERVAL)
-            self.assertNotIn('another process', first.log())
-            mark = len(first.log())
-            with self.run_service(2) as second:
-                self.made.wait(
-                    lambda: all(
-                        f'of nova-scheduler on host {NODE}-worker-{n} is kept '
-                        'up by another process' in second.log()[mark:]
-                        for n in (1, 2)),
-                    30, 'a warning for each record')
-                self.assertEqual(2, second.log()[mark:].count(
-                    'kept up by another process'))
-                # It goes on, and so does the first.
-                self.assertTrue(first.running() and second.running())
 
     def test_clean_up_jobs_of_deployments(self):
         scheduler = self.run_service(3)

@@ -61,7 +61,8 @@ class ReplacedTestCase(base.LabTestCase):
         scheduler = self.start(made, workers=2, mode=mode)
         before = self.pids(scheduler)
         box.abandon()
+        # One after the other.
         made.wait(lambda: self.replaced(scheduler, before) == [1, 2],
-                  REPLACED, 'both workers to be replaced')
+                  2 * REPLACED, 'both workers to be replaced')
         self.wait_up(made, scheduler)
         self.assertEqual(2, scheduler.log().count('replacing it'))
