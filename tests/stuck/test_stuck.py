@@ -39,12 +39,16 @@ class ReplacedTestCase(stuck.StuckTestCase):
             self.wait_replaced(stacks=number != 1)
             self.check_goodput()
             self.check_lost()
-        # One that reads but cannot run, or has run but cannot end.
-        for number, fault, *args in (
-                (3, self.made.faults.block, base.WORK[self.topic]),
-                (1, self.made.faults.hang_reply)):
-            self.fault(number, fault, *args)
-            self.wait_down()
-            self.wait_replaced()
-            self.check_goodput()
-            self.check_bounded()
+        # One that reads but cannot run.
+        self.fault(3, self.made.faults.block, base.WORK[self.topic])
+        self.wait_down()
+        self.wait_replaced()
+        self.check_goodput()
+        self.check_bounded()
+        # One that has run but cannot reply: it may only be that its callers
+        # are gone, so it has the time that oslo.messaging takes to notice.
+        self.fault(1, self.made.faults.hang_reply)
+        self.wait_down()
+        self.check_goodput()
+        self.check_bounded()
+        self.assertEqual(self.before, self.pids(self.scheduler))
