@@ -61,14 +61,17 @@ def check(release, tree, start=''):
             f'({clock})')
 
 
-def touched(release, tree):
+def touched(release, tree, kinds=None):
     """The tests to run for all changes up to what a tree has checked out.
 
+    :param kinds: of what was done to the files that count, as git diff has
+        them; by default M, and for other bases than nova A and M
     :returns: kind, unit or functional -> dotted names of modules
     """
     nova = release.base == changes.NOVA
+    kinds = kinds or ('M' if nova else 'AM')
     paths = git(tree, 'diff', '--name-only', '--no-renames', '-z',
-                f'--diff-filter={"M" if nova else "AM"}', 'base', 'HEAD')
+                f'--diff-filter={kinds}', 'base', 'HEAD')
     changed = list(filter(None, paths.split('\0')))
     if not nova:
         return {'unit': suites.touched_of(tree, release.project, changed)}

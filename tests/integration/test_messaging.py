@@ -80,7 +80,7 @@ class MessagingTestCase(base.LabTestCase):
             found |= {(f'{topic}{fanout}', kinds): count,
                       (f'{own}{fanout}', kinds): count,
                       (topic, kind): 1, (own, kind): 1,
-                      (f'{own}.node', kind): 1}
+                      (f'{own}.@', kind): 1}
             found |= {(f'{own}-worker-{n}', kind): 1 for n in (1, 2, 3)}
         return found
 
