@@ -500,7 +500,8 @@ class Stage(contextlib.ExitStack):
         if event.fault == 'restart':
             # With those that it has started meanwhile.
             pids.add(service.pid)
-        elif event.fault == 'hup' and self.mode == 'eventlet':
+        elif (event.fault == 'hup' and self.mode == 'eventlet' and
+              not service.hosts):
             # The processes stay.
             pids = ()
         elif scope == 'worker':

@@ -92,19 +92,7 @@ class Nodes:
 
     def hup(self):
         """As kolla-ansible does after each deployment."""
-        before = set(self.first.workers().values())
-        taken = self.first.hups_taken()
-        self.first.hup()
-        if self._mode == 'eventlet':
-            # The processes stay.
-            self._cloud.wait(
-                lambda: self.first.hups_taken() == taken + WORKERS, TIMEOUT,
-                'the workers to take the SIGHUP')
-        else:
-            self._cloud.wait(
-                lambda: not any(worker.is_running() for worker in before),
-                TIMEOUT, 'the workers to end')
-        self.first.wait_ready(TIMEOUT)
+        self.first.reload(TIMEOUT)
 
     def restart(self):
         for node in list(self._services):

@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 
 import amqp.exceptions
+import contextlib
+
 import kombu
 
 from lab import LabError
@@ -71,6 +73,12 @@ class Broker:
         """Like ``queue`` for several names, over one connection."""
         with self._connection() as connection:
             return [self._look(connection, name) for name in names]
+
+    @contextlib.contextmanager
+    def looking(self, name):
+        """A function that tells how a queue is, as often as it is called."""
+        with self._connection() as connection:
+            yield lambda: self._look(connection, name)
 
     @staticmethod
     def _look(connection, name):

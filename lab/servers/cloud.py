@@ -318,11 +318,24 @@ class Service(process.Child):
         """Have it read its configuration again."""
         self.process.send_signal(signal.SIGHUP)
 
-    def hups_taken(self):
-        """How many times a worker said that it took a SIGHUP.
+    def reload(self, timeout=60):
+        """Have it read its configuration again, and wait until all have.
 
-        In the eventlet mode, where its process stays.
+        Workers are started anew, but those of stock in the eventlet mode.
+
+        :param timeout: seconds
+        :raises LabError: when not in time
         """
+        before, taken = self.workers().values(), self._hups_taken()
+        self.hup()
+        process.wait(
+            lambda: not any(worker.is_running() for worker in before) or
+            self._hups_taken() >= taken + len(before), timeout,
+            'the workers to take the SIGHUP', self.log)
+        self.wait_ready(timeout)
+
+    def _hups_taken(self):
+        """How many times a worker said that it took a SIGHUP."""
         # oslo.service of 2025.1 takes it for SIG_UNBLOCK, which is 1 too.
         return len(re.findall('Child caught SIG(HUP|_UNBLOCK), handling',
                               self.log()))

@@ -22,6 +22,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import sys
 import threading
 import typing as ty
@@ -105,8 +106,17 @@ class Worker(service.ServiceBase):
     def stop(self):
         if not self._started:
             # The launcher of the eventlet mode stops what it launched in the
-            # parent as well, where nothing was started.
+            # parent as well, and ends the parent after that time.
+            if CONF.graceful_shutdown_timeout:
+                self.watched.kill_later(CONF.graceful_shutdown_timeout - 1)
             return
+        if self.watched.row.state == board.STARTING:
+            # It has taken no message, and waits for a broker perhaps.
+            os._exit(0)
+        with contextlib.suppress(ValueError):
+            # The launcher of the eventlet mode leaves it to end the process
+            # at once, if the parent stops while it renews this worker.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.watched.row.enter(board.STOPPING)
         stopped = threading.Event()
 
@@ -137,10 +147,7 @@ class Worker(service.ServiceBase):
         self.server.wait()
 
     def reset(self):
-        # In the parent, too. All workers share the Service there, so only the
-        # first passes it on.
-        if self._started or self.number == 1:
-            self.server.reset()
+        """Nothing: the parent renews the process instead."""
 
     def _bind(self):
         self.server.host = self.host
@@ -205,7 +212,8 @@ def set_defaults():
 def check(topic):
     """Stop the start of the command if its configuration does not do.
 
-    Undoes set_defaults() if the workers are to have no worker hosts.
+    Undoes set_defaults() if the workers are to have no worker hosts. Else
+    the supervisor takes SIGHUP, which all threads and workers have blocked.
 
     :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
@@ -215,6 +223,7 @@ def check(topic):
         rpc.cleanup()
         rpc.init(CONF)
         return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _refusing():
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,

@@ -24,10 +24,12 @@ one, and no waiting between.
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 
 from oslo_log import log as logging
+from oslo_utils import eventletutils
 
 import nova.conf
 from nova.workers import board
@@ -76,6 +78,8 @@ class Watched:
         self.told = False
         # When the worker was replaced or restarted.
         self.replaced: list[float] = []
+        # The process that was told to stop, and when.
+        self.stopping = (0, 0.0)
         # The counts of the worker and of its siblings at the time from which
         # on all requests of the worker fail, how many had failed here and
         # succeeded there in the last turn, and the number of turns.
@@ -85,6 +89,18 @@ class Watched:
     def enable_dump(self):
         """In the worker: write the stacks when the parent asks for them."""
         faulthandler.register(DUMP_SIGNAL, self._output)
+
+    def kill_later(self, seconds):
+        """In the parent: kill the worker if it still runs then.
+
+        In a thread of the kernel's, as the launcher of the eventlet mode lets
+        no other run when it stops.
+        """
+        threads = eventletutils.is_monkey_patched('thread') and (
+            sys.modules['eventlet.patcher'].original('threading')) or threading
+        timer = threads.Timer(seconds, _kill, (self.row.pid, signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
 
     def read(self):
         """What stacks the worker has written since the last call."""
@@ -157,9 +173,17 @@ class Supervisor:
         self._outage = False
         # The worker that was replaced and does not serve yet.
         self._replacing: Watched | None = None
+        # The workers to be renewed, each with its process of before, the one
+        # that was told to stop, and whether to renew all once more.
+        self._old: dict[Watched, int] = {}
+        self._renewing: Watched | None = None
+        self._again = False
+        # What the launcher does on SIGTERM, until it does so.
+        self._sigterm = signal.getsignal(signal.SIGTERM)
 
     def start(self):
         """Look after the workers in a thread, from the parent."""
+        self._sigterm = signal.getsignal(signal.SIGTERM)
         # A worker that was forked while this thread writes to the log would
         # find a lock of the log held for ever.
         os.register_at_fork(before=self._lock.acquire,
@@ -187,12 +211,20 @@ class Supervisor:
         elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
             self._works = newest
         self._looked, self._newest = now, newest
+        ends = signal.getsignal(signal.SIGTERM) != self._sigterm
         for watched in self.watched:
+            if watched.stopping[0] != watched.row.pid and (
+                    ends or watched.row.state == board.STOPPING):
+                watched.stopping = (watched.row.pid, now)
             self._end_stop(watched, now)
             self._end_dump(watched, now)
+        if ends:
+            return
+        self._reload(now)
+        # One that stops and has no thread free may be stuck, too.
         alive = [watched for watched in self.watched if not watched.doomed and
-                 watched.row.state in (board.STARTING, board.SERVING) and
-                 _is_child(watched.row.pid)]
+                 watched.row.state and _is_child(watched.row.pid) and (
+                     watched.row.state != board.STOPPING or watched.row.full)]
         if self._timeout:
             self._restart_failing(alive, now)
             self._replace_stuck(alive, now)
@@ -263,22 +295,56 @@ class Supervisor:
                     errors='replace').rstrip()})
             watched.stacks = b''
 
+    def _stop(self, watched, now):
+        """Tell a worker to stop; the launcher starts another in its place."""
+        watched.stopping = (watched.row.pid, now)
+        _kill(watched.row.pid, signal.SIGTERM)
+
     def _end_stop(self, watched, now):
         """Kill a worker that does not end after it was told to stop.
 
         The launcher has it end by then, but in Python code.
         """
-        row, limit = watched.row, CONF.graceful_shutdown_timeout
-        if (limit and row.state == board.STOPPING and not watched.doomed and
-                now - row.since > limit + 1 and _is_child(row.pid)):
+        (pid, told), limit = watched.stopping, CONF.graceful_shutdown_timeout
+        if (limit and pid == watched.row.pid and not watched.doomed and
+                now - told > limit + 1 and _is_child(pid)):
             LOG.error('Worker %(host)s (pid %(pid)d) does not stop within '
                       '%(limit)d seconds; killing it', {
-                          'host': row.host, 'pid': row.pid, 'limit': limit})
-            self._dump(watched, now, row.pid)
+                          'host': watched.row.host, 'pid': pid,
+                          'limit': limit})
+            self._dump(watched, now, pid)
+
+    def _reload(self, now):
+        """Renew all workers after a SIGHUP, one after the other."""
+        # It is blocked, so nothing but this takes it.
+        if signal.sigtimedwait([signal.SIGHUP], 0) and _mutate():
+            self._again = True
+        if self._again and not self._old:
+            LOG.info('Caught SIGHUP, renewing one worker after the other')
+            self._again = False
+            self._old = {watched: watched.row.pid for watched in self.watched}
+        limit = CONF.graceful_shutdown_timeout
+        if self._renewing and limit and (
+                now - self._renewing.stopping[1] > limit + START_TIME):
+            del self._old[self._renewing]
+            self._renewing = None
+        for watched, pid in list(self._old.items()):
+            if watched.row.pid != pid and watched.row.state == board.SERVING:
+                del self._old[watched]
+                if watched is self._renewing:
+                    self._renewing = None
+        if self._old and not self._renewing:
+            # Those that may be stuck hold up no other.
+            self._renewing = min(self._old, key=lambda watched: (
+                watched.row.full or
+                self._stalled(watched, now) > 2 * CONF.report_interval))
+            self._stop(self._renewing, now)
 
     def _restart_failing(self, alive, now):
         for watched in alive:
             row = watched.row
+            if row.pid == watched.stopping[0]:
+                continue
             siblings = [other.row for other in self.watched
                         if other is not watched]
             if watched.fails(siblings) and now - max(
@@ -287,7 +353,7 @@ class Supervisor:
                           'fail, and those of its siblings succeed; '
                           'restarting it', {'host': row.host, 'pid': row.pid})
                 watched.replaced.append(now)
-                _kill(row.pid, signal.SIGTERM)
+                self._stop(watched, now)
 
     def _tell(self, alive, now):
         """Log once why a worker is down that nobody replaces."""
@@ -306,6 +372,17 @@ class Supervisor:
                                 'stalled': stalled,
                                 'requests': row.requests() or 'nothing'})
                 self._dump(watched, now)
+
+
+def _mutate():
+    """Read the options anew that may change while a service runs."""
+    try:
+        CONF.mutate_config_files()
+    except (Exception, SystemExit) as exc:
+        LOG.error('The configuration cannot be read, so no worker is renewed: '
+                  '%s', ' '.join(str(exc).split()))
+        return False
+    return True
 
 
 def _is_child(pid):

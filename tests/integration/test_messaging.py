@@ -151,14 +151,7 @@ class MessagingTestCase(base.LabTestCase):
                                 for service in self.running])
 
         for service in self.running:
-            service.hup()
-        for service, before in zip(self.running, pids):
-            self.made.wait(
-                lambda: service.hups_taken() == 3
-                if self.mode == 'eventlet' else
-                not set(self.pids(service).values()) & set(before.values()),
-                60, 'SIGHUP')
-            service.wait_ready()
+            service.reload()
         self.check_all_answer()
 
         for service in self.running:

@@ -11,6 +11,7 @@
 # under the License.
 
 import os
+import signal
 import threading
 from unittest import mock
 
@@ -55,6 +56,16 @@ class WorkerTestCase(test.NoDBTestCase):
         self.board = board.Board(
             [f'node-1-worker-{number}' for number in (1, 2, 3)], threads=1)
         self.watched = [mock.Mock(row=row) for row in self.board.rows]
+        self.server.start.side_effect = self.serve
+        self.signal = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.signal, 'signal')).mock
+        self.exit = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.os, '_exit', side_effect=SystemExit)).mock
+
+    def serve(self):
+        for row in self.board.rows:
+            if row.state == board.STARTING:
+                row.enter(board.SERVING)
 
     def worker(self, number=2):
         return launcher.Worker(self.server, number, 3, self.board,
@@ -149,17 +160,37 @@ class WorkerTestCase(test.NoDBTestCase):
 
     def test_stopped_before_the_node_address_is_served(self):
         worker = self.worker()
-        self.server.start.side_effect = worker.stop
+
+        def start():
+            self.serve()
+            worker.stop()
+
+        self.server.start.side_effect = start
         worker.start()
         self.server.stop.assert_called_once_with()
 
+    def test_stopped_before_it_serves(self):
+        worker = self.worker()
+        self.server.start.side_effect = worker.stop
+        self.assertRaises(SystemExit, worker.start)
+        self.exit.assert_called_once_with(0)
+        self.server.stop.assert_not_called()
+
     def test_in_the_parent(self):
-        workers = [self.worker(n) for n in (1, 2, 3)]
-        for worker in workers:
+        self.flags(graceful_shutdown_timeout=100)
+        for number in (1, 2, 3):
+            worker = self.worker(number)
             worker.reset()
             worker.stop()
-        self.server.reset.assert_called_once_with()
+            worker.watched.kill_later.assert_called_once_with(99)
+        self.server.reset.assert_not_called()
         self.server.stop.assert_not_called()
+
+    def test_in_the_parent_with_any_time(self):
+        self.flags(graceful_shutdown_timeout=0)
+        worker = self.worker()
+        worker.stop()
+        worker.watched.kill_later.assert_not_called()
 
     def test_child_passes_on(self):
         worker = self.worker(3)
@@ -167,7 +198,8 @@ class WorkerTestCase(test.NoDBTestCase):
         worker.reset()
         worker.wait()
         worker.stop()
-        self.server.reset.assert_called_once_with()
+        self.signal.assert_called_once_with(signal.SIGTERM, signal.SIG_IGN)
+        self.server.reset.assert_not_called()
         self.server.wait.assert_called_once_with()
         self.server.stop.assert_called_once_with()
 
@@ -188,6 +220,7 @@ class WorkerTestCase(test.NoDBTestCase):
             watched.enable_dump.assert_called_once_with()
             self.assertEqual((os.getpid(), board.STARTING),
                              (watched.row.pid, watched.row.state))
+            self.serve()
 
         self.server.start.side_effect = start
         worker.start()

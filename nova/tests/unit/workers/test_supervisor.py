@@ -18,6 +18,7 @@ import time
 from unittest import mock
 
 import ddt
+from oslo_config import cfg
 
 from nova import test
 from nova.workers import board
@@ -56,6 +57,10 @@ class SupervisorTestCase(test.NoDBTestCase):
             supervisor, '_kill', self._kill))
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, '_is_child', self.children.__contains__))
+        # Whether SIGHUP waits to be taken.
+        self.hup = False
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor.signal, 'sigtimedwait', self._take_hup))
         # A trial ends at once; the test says how.
         self.outage = None
         self.trials = self.useFixture(test.fixtures.MockPatchObject(
@@ -86,6 +91,11 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.signals.append((pid, signum))
         if signum == signal.SIGKILL:
             self.children.discard(pid)
+
+    def _take_hup(self, signums, timeout):
+        self.assertEqual(([signal.SIGHUP], 0), (signums, timeout))
+        taken, self.hup = self.hup, False
+        return taken or None
 
     def fill(self, row, request=b'r m i'):
         self.silent.add(row.host)
@@ -329,11 +339,146 @@ class ReplaceTestCase(SupervisorTestCase):
         self.assertEqual(1, self.logged('lost: r m i'))
         self.trials.assert_not_called()
 
+    def test_full_and_does_not_stop(self):
+        self.fill(self.row)
+        self.row.enter(board.STOPPING)
+        self.look(TIMEOUT + 5)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+        self.trials.assert_called_once()
+
+    def test_service_stops(self):
+        with mock.patch.object(supervisor.signal, 'getsignal',
+                               return_value=signal.SIG_IGN):
+            # These hold the GIL, so they do not say that they stop.
+            self.look(179)
+            self.assertEqual([], self.signals)
+            self.look(10)
+        self.assertEqual([1, 2, 3], [
+            pid for pid, signum in self.signals if signum == signal.SIGKILL])
+
     def test_may_take_any_time_to_stop(self):
         self.conf.graceful_shutdown_timeout = 0
         self.row.enter(board.STOPPING)
         self.look(600)
         self.assertEqual([], self.signals)
+
+
+class ReloadTestCase(SupervisorTestCase):
+
+    def assertTold(self, *pids):
+        self.assertEqual([(pid, signal.SIGTERM) for pid in pids],
+                         self.signals)
+
+    def renew(self, number, state=board.SERVING):
+        """Have a worker that was told to stop be started anew."""
+        row = self.board.rows[number - 1]
+        self.children.discard(row.pid)
+        self.serve(row, row.pid + 10)
+        row.enter(state)
+
+    def test_one_after_the_other(self):
+        self.hup = True
+        self.look(10)
+        self.assertTold(1)
+        self.row.enter(board.STOPPING)
+        self.look(10)
+        self.renew(1, board.STARTING)
+        self.look(10)
+        self.assertTold(1)
+        self.row.enter(board.SERVING)
+        self.look(1)
+        self.assertTold(1, 2)
+        self.renew(2)
+        self.look(1)
+        self.renew(3)
+        self.look(60)
+        self.assertTold(1, 2, 3)
+        self.conf.mutate_config_files.assert_called_once_with()
+
+    def test_twice(self):
+        self.hup = True
+        self.look(1)
+        self.renew(1)
+        self.look(1)
+        self.hup = True
+        self.look(1)
+        self.assertTold(1, 2)
+        self.renew(2)
+        self.look(1)
+        self.renew(3)
+        self.look(1)
+        self.assertTold(1, 2, 3, 11)
+
+    def test_configuration_cannot_be_read(self):
+        for number, error in enumerate((
+                cfg.ConfigFileParseError('nova.conf', 'no [\n'),
+                SystemExit(1)), 1):
+            self.conf.mutate_config_files.side_effect = error
+            self.hup = True
+            self.look(1)
+            self.assertEqual(number, self.logged(
+                'The configuration cannot be read, so no worker is renewed'))
+        self.look(60)
+        self.assertTold()
+        self.assertNotIn('Traceback', self.stdlog.logger.output)
+
+    def test_stuck_one_is_last(self):
+        self.watch(0)
+        self.fill(self.row)
+        self.look(1)
+        self.hup = True
+        self.look(1)
+        self.renew(2)
+        self.look(1)
+        self.renew(3)
+        self.look(1)
+        self.assertTold(2, 3, 1)
+        self.row.enter(board.STOPPING)
+        self.signals.clear()
+        self.look(190)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+
+    def test_stuck_one_is_replaced(self):
+        self.fill(self.row)
+        self.look(1)
+        self.hup = True
+        self.look(1)
+        self.renew(2)
+        self.look(1)
+        self.renew(3)
+        self.look(1)
+        self.row.enter(board.STOPPING)
+        self.signals.clear()
+        self.look(TIMEOUT + 5)
+        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+        self.serve(self.row, 11)
+        self.hup = True
+        self.look(1)
+        self.assertIn((11, signal.SIGTERM), self.signals)
+
+    def test_replaced_meanwhile(self):
+        self.hup = True
+        self.look(1)
+        self.renew(2)
+        self.renew(1)
+        self.look(1)
+        self.assertTold(1, 3)
+
+    def test_does_not_come_back(self):
+        self.hup = True
+        self.look(1)
+        self.children.remove(1)
+        self.look(180 + supervisor.START_TIME + 2)
+        self.assertTold(1, 2)
+
+    def test_service_stops_meanwhile(self):
+        self.hup = True
+        self.look(1)
+        with mock.patch.object(supervisor.signal, 'getsignal',
+                               return_value=signal.SIG_IGN):
+            self.renew(1)
+            self.look(60)
+        self.assertTold(1)
 
 
 @ddt.ddt
