@@ -19,15 +19,12 @@ collects every caller in its backlog. Here a request waits with the broker
 until a thread is free, so the broker gives it to another worker.
 """
 
-import collections
 import threading
 
-from oslo_log import log as logging
 import oslo_messaging as messaging
 
 from nova.workers import board
-
-LOG = logging.getLogger(__name__)
+from nova.workers import deliveries
 
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
@@ -35,11 +32,6 @@ PINGS = ('baseapi', 'worker')
 # The arguments of requests that name instances.
 _INSTANCES = ('instance', 'instance_uuid', 'instances', 'instance_uuids',
               'spec_obj', 'request_specs', 'objinst')
-
-# Seconds that a listener waits for a thread, and for its connection, in turn.
-# So it sends heartbeats, and notices when the broker has gone.
-_THREAD_WAIT = 0.1
-_CONNECTION_WAIT = 0.001
 
 
 class ConcurrencyLimit:
@@ -110,15 +102,11 @@ class RPCServer:
         self._process = server._process_incoming
         server.dispatcher.dispatch = self._dispatch_on_the_board
         server._process_incoming = self._process_on_the_board
-        # An oslo.messaging that knows limits releases them by itself.
-        self._release = lambda: None
         if hasattr(server, 'limit'):
             server.limit = limit
             server.on_reconnect = on_reconnect
         else:
-            create = server._create_listener
-            server._create_listener = lambda: self._hold_back(
-                create(), limit, on_reconnect)
+            deliveries.limit_listener(server, limit, on_reconnect)
 
     def start(self, **kwargs):
         self._server.start(**kwargs)
@@ -135,7 +123,6 @@ class RPCServer:
             self._stopped.wait(self._current.rest)
         finally:
             self._row.end(task)
-            self._release()
 
     def _dispatch_on_the_board(self, incoming):
         task, failed = self._current.task, True
@@ -154,71 +141,6 @@ class RPCServer:
                     # would get all that its busy siblings cannot take.
                     self._current.rest = self._board.took(self._row) - took
             task.stage = board.REPLYING
-
-    def _hold_back(self, adapter, limit, on_reconnect):
-        """Have a listener of an oslo.messaging without limits keep one."""
-        listener = getattr(adapter, '_poll_style_listener', None)
-        if not hasattr(getattr(listener, 'conn', None), '_consumers'):
-            LOG.warning('This oslo.messaging, or its driver, is not known to '
-                        'nova: a worker that is blocked goes on taking '
-                        'requests')
-            return adapter
-        self._release = limit.release
-        _Deliveries(listener, limit, on_reconnect)
-        return adapter
-
-
-class _Deliveries:
-    """What the broker has delivered and nobody has acknowledged.
-
-    Does in the listener of oslo.messaging's RabbitMQ driver what later
-    versions do by themselves. All of it runs in the listener's thread.
-    """
-
-    def __init__(self, listener, limit, on_reconnect):
-        self._listener = listener
-        self._limit = limit
-        self._on_reconnect = on_reconnect
-        self._deliveries: collections.deque = collections.deque()
-        conn = listener.conn
-        # With none, the broker would send all that it has.
-        conn.rabbit_qos_prefetch_count = max(1, conn.rabbit_qos_prefetch_count)
-        self._consume = conn.consume
-        conn.consume = self._consume_or_acknowledge
-        for consumer in conn._consumers:
-            self._keep(consumer)
-
-    def _keep(self, consumer):
-        begin = consumer.consume
-        begun = False
-
-        def consume(conn, tag):
-            nonlocal begun
-            # A channel that the broker has closed starts without a prefetch,
-            # and what came by the old one is delivered to others by now.
-            conn._set_qos(conn.channel)
-            self._deliveries = collections.deque(
-                delivery for delivery in self._deliveries
-                if delivery[0] is not consumer)
-            begin(conn, tag)
-            if begun and consumer.type == 'fanout':
-                self._on_reconnect()
-            begun = True
-
-        consumer.consume = consume
-        consumer.callback = lambda message: self._deliveries.append(
-            (consumer, message))
-
-    def _consume_or_acknowledge(self, timeout=None):
-        if self._deliveries:
-            if self._limit.acquire(_THREAD_WAIT):
-                self._listener(self._deliveries.popleft()[1])
-                if not self._listener.incoming:
-                    # A duplicate, or the connection is gone.
-                    self._limit.release()
-                return
-            timeout = _CONNECTION_WAIT
-        self._consume(timeout=timeout)
 
 
 def _describe(incoming):

@@ -1,0 +1,114 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The limit of oslo.messaging's RPC servers, for versions that have none.
+
+Does in the listener of oslo.messaging's RabbitMQ driver what later versions
+do by themselves, and goes when nova needs such a version.
+"""
+
+import collections
+
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+# Seconds that a listener waits for a thread, and for its connection, in turn.
+# So it sends heartbeats, and notices when the broker has gone.
+_THREAD_WAIT = 0.1
+_CONNECTION_WAIT = 0.001
+
+
+def limit_listener(server, limit, on_reconnect):
+    """Have the listener of an RPC server acquire a limit for each message.
+
+    :param server: the oslo_messaging.RPCServer, not started yet
+    :param limit: the ConcurrencyLimit, released when the message has run
+    :param on_reconnect: called without arguments when the server consumes
+        anew, as casts may have got lost meanwhile
+    """
+    create = server._create_listener
+
+    def create_limited():
+        adapter = create()
+        listener = getattr(adapter, '_poll_style_listener', None)
+        if hasattr(getattr(listener, 'conn', None), '_consumers'):
+            _Deliveries(listener, limit, on_reconnect)
+            process = server._process_incoming
+            server._process_incoming = lambda incoming: _release_after(
+                limit, process, incoming)
+        else:
+            LOG.warning('This oslo.messaging, or its driver, is not known to '
+                        'nova: a worker that is blocked goes on taking '
+                        'requests')
+        return adapter
+
+    server._create_listener = create_limited
+
+
+def _release_after(limit, process, incoming):
+    try:
+        process(incoming)
+    finally:
+        limit.release()
+
+
+class _Deliveries:
+    """What the broker has delivered and nobody has acknowledged.
+
+    All of it runs in the listener's thread.
+    """
+
+    def __init__(self, listener, limit, on_reconnect):
+        self._listener = listener
+        self._limit = limit
+        self._on_reconnect = on_reconnect
+        self._deliveries: collections.deque = collections.deque()
+        conn = listener.conn
+        # With none, the broker would send all that it has.
+        conn.rabbit_qos_prefetch_count = max(1, conn.rabbit_qos_prefetch_count)
+        self._consume = conn.consume
+        conn.consume = self._consume_or_acknowledge
+        for consumer in conn._consumers:
+            self._keep(consumer)
+
+    def _keep(self, consumer):
+        begin = consumer.consume
+        begun = False
+
+        def consume(conn, tag):
+            nonlocal begun
+            # A channel that the broker has closed starts without a prefetch,
+            # and what came by the old one is delivered to others by now.
+            conn._set_qos(conn.channel)
+            self._deliveries = collections.deque(
+                delivery for delivery in self._deliveries
+                if delivery[0] is not consumer)
+            begin(conn, tag)
+            if begun and consumer.type == 'fanout':
+                self._on_reconnect()
+            begun = True
+
+        consumer.consume = consume
+        consumer.callback = lambda message: self._deliveries.append(
+            (consumer, message))
+
+    def _consume_or_acknowledge(self, timeout=None):
+        if self._deliveries:
+            if self._limit.acquire(_THREAD_WAIT):
+                self._listener(self._deliveries.popleft()[1])
+                if not self._listener.incoming:
+                    # A duplicate, or the connection is gone.
+                    self._limit.release()
+                return
+            timeout = _CONNECTION_WAIT
+        self._consume(timeout=timeout)
