@@ -15,10 +15,14 @@
 What that costs callers meanwhile is in tests.stuck.
 """
 
+import re
+
 import ddt
 
 from tests.integration import base
 
+# nova's default of executor_thread_pool_size.
+POOL = 64
 # A stuck worker has to be gone by then, on a loaded machine too.
 REPLACED = base.WORKER_TIMEOUT + 2 * base.REPORT_INTERVAL + 30
 
@@ -66,3 +70,18 @@ class ReplacedTestCase(base.LabTestCase):
                   2 * REPLACED, 'both workers to be replaced')
         self.wait_up(made, scheduler)
         self.assertEqual(2, scheduler.log().count('replacing it'))
+
+    def test_all_stacks(self):
+        # faulthandler stops after 100 threads, the newest first.
+        made = self.cloud(self.conf)
+        scheduler = self.start(made, workers=2, mode='threading')
+        client = self.enterContext(made.client(self.topic))
+        for _ping in range(100):
+            client.ping(scheduler.node, timeout=10)
+        self.block(made, scheduler, client, POOL, 2)
+        before = self.pids(scheduler)
+        made.wait(lambda: self.replaced(scheduler, before) == [2], REPLACED,
+                  'worker 2 to be replaced')
+        stacks = scheduler.log().partition('Stacks of worker ')[2]
+        self.assertEqual(POOL, len(re.findall(
+            r'File ".*/lab/faults/inject/.* in method\n', stacks)))
