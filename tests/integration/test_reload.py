@@ -203,8 +203,8 @@ class EndTestCase(base.LabTestCase):
         box.refuse()
         service = made.scheduler(workers=3, mode=mode, conf={
             'DEFAULT': {'transport_url': url}})
-        made.wait(lambda: made.log().count('Starting scheduler node') == 3,
-                  60, 'the workers to start')
+        made.wait(lambda: made.log().count('Connection failed') >= 3,
+                  60, 'the workers to look for the broker')
         self.end(service, 10)
 
     @ddt.data(*base.MODES)

@@ -12,8 +12,11 @@
 
 """What operators do, which is to cost nobody a call."""
 
+import signal
 import time
+import urllib.parse
 
+from lab.faults import middlebox
 from lab.measure.faults import fault
 from lab.measure.faults import stage as stages
 
@@ -25,8 +28,8 @@ def _terminate(stage):
 
 
 def _hup(stage):
-    if stage.mode == 'threading':
-        # There it starts new ones.
+    if stage.mode == 'threading' or stage.nodes.first.hosts:
+        # Else the processes stay.
         stage.may_end(stage.nodes.first)
     stage.nodes.hup()
 
@@ -49,6 +52,22 @@ def _same_name(stage):
     second.stop()
 
 
+def _stop_unconnected(stage):
+    """Stop another node, which has never reached the broker."""
+    url = stage.servers.broker.url
+    box = stage.enter_context(middlebox.Middlebox(
+        urllib.parse.urlsplit(url).port))
+    box.refuse()
+    second = stage.cloud.scheduler(
+        node='scheduler-node-2', workers=1, mode=stage.mode,
+        conf={'DEFAULT': {'transport_url': box.url(
+            stage.servers.broker.transport_url)}}, **stage.options)
+    stage.cloud.wait(lambda: 'Connection failed' in second.log(), stages.READY,
+                     'the worker to look for the broker')
+    stage.may_end(second)
+    second.process.send_signal(signal.SIGTERM)
+
+
 def _of_nodes(name, title, act, after=10):
     return fault.Fault(name, title, act, after, ends=True, nodes=True,
                        pause=0, visible=False)
@@ -61,4 +80,7 @@ FAULTS = (
     _of_nodes('scale', 'scale 3 to 5 to 2', _scale, 30),
     fault.Fault('same-name', 'two nodes of one name', _same_name, 40,
                 ends=True, visible=False),
+    # As long as it runs, its record is expected to be up.
+    fault.Fault('stop-unconnected', 'stopped before it had a broker',
+                _stop_unconnected, 200, ends=True, visible=False),
 )
