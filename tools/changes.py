@@ -22,7 +22,6 @@ import dataclasses
 import hashlib
 from pathlib import Path
 import re
-import shutil
 try:
     import tomllib
 except ImportError:
@@ -34,8 +33,12 @@ from common import encode
 from common import Error
 from common import ROOT
 from common import shown
+import edits
 
 SERIES = ROOT / 'series'
+
+# What the folder of a change holds.
+FILES = ('message', 'adds', 'edits.patch')
 
 
 # What a release is named after; others are the companion's.
@@ -115,6 +118,12 @@ def releases():
     return found
 
 
+def siblings(release):
+    """Return all releases that have the base of one: name -> Release."""
+    return {name: bases[release.base] for name, bases in releases().items()
+            if release.base in bases}
+
+
 def release(name, base=NOVA):
     """Return a base of the release of that name in releases.toml.
 
@@ -137,6 +146,10 @@ class File:
     data: bytes
     executable: bool = False
 
+    @classmethod
+    def read(cls, path):
+        return cls(path.read_bytes(), bool(path.stat().st_mode & 0o100))
+
     def write(self, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.data)
@@ -145,12 +158,12 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One change: a commit message, files it adds, edits of base files."""
+    """One change: a commit message, files it adds, diffs of base files."""
 
     name: str
     message: str
     adds: dict[str, File]
-    patch: str
+    edits: dict[str, str]
 
     @property
     def slug(self):
@@ -166,6 +179,19 @@ class Change:
         found = re.findall(r'^Change-Id: *(\S+)', self.message, re.MULTILINE)
         return found[-1] if found else self.subject
 
+    def edited(self, release, read):
+        """Yield the path and the new text of each base file it edits.
+
+        :param read: returns the text of a file, None if there is none
+        :raises: Error if an edit does not fit it
+        """
+        for path, diff in self.edits.items():
+            try:
+                yield path, edits.apply(diff, read(path))
+            except Error as error:
+                raise Error(f'{self.name} does not apply to {path} in '
+                            f'{release.base} {release.version}: {error}')
+
 
 def changes(release):
     """Return the changes of a release, in order.
@@ -174,7 +200,8 @@ def changes(release):
     """
     if not release.folder.is_dir():
         raise Error(f'{shown(release.folder)} is missing')
-    found = [_read(path, release)
+    names = siblings(release)
+    found = [_read(path, release, names)
              for path in sorted(release.folder.iterdir()) if path.is_dir()]
     numbers = [change.name[:2] for change in found]
     for number in set(numbers):
@@ -184,49 +211,46 @@ def changes(release):
     return found
 
 
-def _read(folder, release):
+def _read(folder, release, names):
     if not re.fullmatch(r'\d\d-[\w.-]+', folder.name):
         raise Error(f'{shown(folder)} is not named NN-slug')
-    message = folder / 'message'
-    if not message.is_file():
-        raise Error(f'{shown(message)} is missing')
-    text = decode(message.read_bytes())
+    for path in folder.iterdir():
+        if path.name not in FILES:
+            raise Error(f'{shown(path)} is none of {", ".join(FILES)}')
+    text = _text(folder / 'message')
     if not text.strip() or not text.endswith('\n'):
-        raise Error(f'{shown(message)} is empty or has no newline at its end')
+        raise Error(f'{shown(folder)}/message is missing or empty, or has no '
+                    f'newline at its end')
     adds = {path: _read_added(path, folder, release.root)
-            for path in _lines(folder / 'adds')}
-    patch = folder / 'edits' / f'{release.name}.patch'
-    if patch.is_file():
-        edits = decode(patch.read_bytes())
-    elif any(folder.glob('edits/*.patch')):
-        # Forgotten, or else the release has an empty one.
-        raise Error(f'{shown(patch)} is missing')
-    else:
-        edits = ''
-    if not adds and not edits.strip():
+            for path in filter(None, _text(
+                folder / 'adds').splitlines())}
+    patch = folder / 'edits.patch'
+    diffs = edits.read(_text(patch), names, shown(patch))[release.name]
+    for path in diffs:
+        _check(path, f'{shown(patch)} edits')
+    if not adds and not diffs:
         raise Error(f'{shown(folder)} neither adds nor edits anything '
                     f'for {release.name}')
-    return Change(folder.name, text, adds, edits)
+    return Change(folder.name, text, adds, diffs)
 
 
-def _lines(path):
-    if not path.is_file():
-        return []
-    lines = (line.partition('#')[0].strip()
-             for line in path.read_text().splitlines())
-    return sorted(line for line in lines if line)
+def _text(path):
+    return decode(path.read_bytes()) if path.is_file() else ''
 
 
 def _read_added(name, folder, root):
     path = root / name
-    parts = Path(name).parts
-    if name.startswith('/') or '..' in parts or '.git' in parts:
-        raise Error(f'{shown(folder)} adds {name}: not a path of this '
-                    f'repository')
+    _check(name, f'{shown(folder)} adds')
     if path.is_symlink() or not path.is_file():
         raise Error(f'{shown(folder)} adds {shown(path)}, which is missing '
                     f'here')
-    return File(path.read_bytes(), bool(path.stat().st_mode & 0o100))
+    return File.read(path)
+
+
+def _check(name, what):
+    parts = Path(name).parts
+    if name.startswith('/') or '..' in parts or '.git' in parts:
+        raise Error(f'{what} {name}: not a path of this repository')
 
 
 def forgotten(release, series):
@@ -240,19 +264,11 @@ def forgotten(release, series):
 
 def digest(release, series):
     """A digest of everything that the built tree is made from."""
-    summer = hashlib.sha256()
-
-    def put(*fields):
-        for field in fields:
-            data = field if isinstance(field, bytes) else encode(str(field))
-            summer.update(b'%d:%s,' % (len(data), data))
-
-    put('1', release.base, release.version, release.sha256)
-    for change in series:
-        put(change.name, change.message, change.patch)
-        for path, file in sorted(change.adds.items()):
-            put(path, file.executable, file.data)
-    return summer.hexdigest()
+    made = [(change.name, change.message, sorted(change.edits.items()),
+             sorted(change.adds.items())) for change in series]
+    return hashlib.sha256(repr(
+        (release.base, release.version, release.sha256, made)
+    ).encode()).hexdigest()
 
 
 def rename(old, new):
@@ -280,47 +296,31 @@ def _slug(subject):
 def store(release, old, new):
     """Write changes over the old ones, touching only what differs.
 
-    The patches of other releases stay with their change.
+    :param old: what :func:`changes` returned for the release
+    :param new: the changes of each release of its base, by name
     """
-    olds = {change.key: change for change in old}
+    there = {release.folder / change.name / name
+             for change in old for name in FILES}
+    there |= {release.root / path for change in old for path in change.adds}
+    orders = {change.key: list(change.adds) for change in old}
     wanted = {}
-    for change in new:
-        before = olds.get(change.key)
-        own = f'edits/{release.name}.patch'
-        files = {}
-        if before:
-            folder = release.folder / before.name
-            files = {path.relative_to(folder).as_posix(): path.read_bytes()
-                     for path in folder.rglob('*') if path.is_file()}
-            files.pop(own, None)
-        files['message'] = encode(change.message)
-        if not before or set(before.adds) != set(change.adds):
-            files.pop('adds', None)
-            if change.adds:
-                files['adds'] = encode(
-                    ''.join(f'{path}\n' for path in sorted(change.adds)))
-        if change.patch or any(path.startswith('edits/') for path in files):
-            files[own] = encode(change.patch)
-        for path, data in files.items():
-            wanted[release.folder / change.name / path] = data
-    for change in old:
-        for path in (release.folder / change.name).rglob('*'):
-            if path.is_file() and path not in wanted:
-                path.unlink()
-    for path, data in wanted.items():
-        if not path.is_file() or path.read_bytes() != data:
-            File(data).write(path)
-    for change in old:
-        if change.name not in {change.name for change in new}:
-            shutil.rmtree(release.folder / change.name)
-    _store_added(release.root, old, new)
-
-
-def _store_added(root, old, new):
-    before = {p: f for change in old for p, f in change.adds.items()}
-    after = {p: f for change in new for p, f in change.adds.items()}
-    for path in before.keys() - after.keys():
-        (root / path).unlink()
-    for path, file in after.items():
-        if before.get(path) != file:
-            file.write(root / path)
+    for each in zip(*new.values()):
+        change, folder = each[0], release.folder / each[0].name
+        paths = [path for path in orders.get(change.key, ())
+                 if path in change.adds]
+        paths += sorted(change.adds.keys() - set(paths))
+        texts = (change.message, ''.join(f'{path}\n' for path in paths),
+                 edits.write({name: change.edits
+                              for name, change in zip(new, each)}))
+        wanted |= {folder / name: File(encode(text))
+                   for name, text in zip(FILES, texts) if text}
+        wanted |= {release.root / path: file
+                   for path, file in change.adds.items()}
+    for path in there - wanted.keys():
+        path.unlink(missing_ok=True)
+    for path, file in wanted.items():
+        if not path.is_file() or File.read(path) != file:
+            file.write(path)
+    for folder in {release.folder / change.name for change in old}:
+        if not any(folder.iterdir()):
+            folder.rmdir()

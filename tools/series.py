@@ -20,6 +20,7 @@ unless --base names another, whose tree is build/RELEASE-BASE.
 """
 
 import argparse
+import dataclasses
 import hashlib
 from pathlib import Path
 import re
@@ -30,10 +31,10 @@ import zipfile
 import changes
 from common import BUILD
 from common import Clock
+from common import decode
 from common import encode
 from common import Error
 from common import git
-from common import GitError
 from common import guarded
 from common import locked
 from common import pip
@@ -42,6 +43,7 @@ from common import ROOT
 from common import say
 from common import scratch
 from common import shown
+import edits
 
 # The base commit's date; each change is a second younger.
 EPOCH = 1790812800
@@ -135,9 +137,10 @@ def assemble(release, series, tree):
                 raise Error(f'{change.name} adds {path}, which is there '
                             f'already')
             file.write(tree / path)
-            git(tree, 'add', '--force', '--', path)
-        if change.patch:
-            _edit(release, change, tree)
+        for path, text in change.edited(release, lambda path: _text(
+                tree / path)):
+            (tree / path).write_bytes(encode(text))
+        git(tree, 'add', '--force', '--', *change.adds, *change.edits)
         _commit(tree, change.message, EPOCH + place)
 
 
@@ -146,30 +149,8 @@ def _commit(tree, message, date):
         '--file=-', data=message, date=date)
 
 
-def _edit(release, change, tree):
-    # git apply also takes a hunk whose lines stand elsewhere by now, and
-    # tells it only with --verbose. One line of context is too little to
-    # trust it with the place.
-    try:
-        notes = git(tree, 'apply', '--index', '--whitespace=nowarn',
-                    '--verbose', '-', data=change.patch, notes=True)
-    except GitError as error:
-        notes = error.stderr
-        found = (re.search(r'^error: patch failed: (.+):\d+$', notes, re.M)
-                 or re.search(r'^error: (.+?): ', notes, re.M))
-        if not found:
-            raise Error(f'{change.name}: {error}')
-        where = found[1]
-    else:
-        found = re.search(r'^Hunk #\d+ succeeded at \d+ \(offset', notes,
-                          re.M)
-        if not found:
-            return
-        files = re.findall(r'^Checking patch (.+)\.\.\.$',
-                           notes[:found.start()], re.M)
-        where = f'{files[-1]} (its lines have moved)'
-    raise Error(f'{change.name} does not apply to {where} in '
-                f'{release.base} {release.version}')
+def _text(path):
+    return decode(path.read_bytes()) if path.is_file() else None
 
 
 def state(tree, key):
@@ -265,18 +246,20 @@ def refresh(release):
         if dirty(tree):
             raise Error(f'{shown(tree)} has edits that are not committed; '
                         f'commit or amend them first')
-        new = changes.rename(old, _commits(tree))
+        commits = _commits(tree)
+        new = changes.rename(old, list(commits.values()))
+        series = _edits(tree, release, new, commits)
         with scratch() as folder:
             # The proof comes before the first file is written: what is
             # stored builds to what was committed.
-            assemble(release, new, folder / 'new')
+            assemble(release, series[release.name], folder / 'new')
             if _root(folder / 'new') != _root(tree):
                 raise Error(f'the commits of {shown(tree)} do not build to '
                             f'the same files; nothing was written')
-            changes.store(release, old, new)
+            changes.store(release, old, series)
             git(tree, 'fetch', '--quiet', str(folder / 'new'), 'HEAD')
         git(tree, 'reset', '--quiet', '--soft', 'FETCH_HEAD')
-        _note(tree, changes.digest(release, new))
+        _note(tree, changes.digest(release, series[release.name]))
     say(f'{shown(release.folder)} holds the {len(new)} changes of '
         f'{shown(tree)}')
 
@@ -286,17 +269,17 @@ def _root(tree):
 
 
 def _commits(tree):
-    """The commits of a tree as changes, their numbers still to be given."""
+    """The changes of a tree by commit, their numbers still to be given."""
     if git(tree, 'rev-list', '--max-count=1', 'base', '--not', 'HEAD'):
         raise Error(f'{shown(tree)}: HEAD does not descend from base')
     if git(tree, 'rev-list', '--merges', 'base..HEAD'):
         raise Error(f'{shown(tree)} has a merge commit; a series is a line')
     base = set(_split(git(tree, 'ls-tree', '-r', '-z', '--name-only',
                           'base')))
-    found, adders = [], {}
+    found, adders = {}, {}
     for commit in git(tree, 'rev-list', '--reverse', 'base..HEAD').split():
         change = _change(tree, commit, base)
-        for other in found:
+        for other in found.values():
             if other.key == change.key:
                 raise Error(f'two commits of {shown(tree)} are '
                             f'{change.key}')
@@ -306,7 +289,7 @@ def _commits(tree):
                     f'{path} is added by "{adders[path]}" and changed again '
                     f'by "{change.subject}"; one change adds a file whole')
             adders[path] = change.subject
-        found.append(change)
+        found[commit] = change
     return found
 
 
@@ -317,9 +300,13 @@ def _change(tree, commit, base):
     subject = message.partition('\n')[0]
     paths = _split(git(tree, 'diff-tree', '-r', '-z', '--no-renames',
                        '--name-only', f'{commit}^', commit))
-    adds = {}
+    adds, diffs = {}, {}
     for path in paths:
         if path in base:
+            diffs[path] = _diff(tree, commit, path)
+            if not edits.DIFF.fullmatch(diffs[path]):
+                raise Error(f'"{subject}" does more to {path} of the base '
+                            f'than edit lines')
             continue
         mode = git(tree, 'ls-tree', commit, '--', path)[:6]
         if mode not in ('100644', '100755'):
@@ -329,27 +316,78 @@ def _change(tree, commit, base):
                         f'file')
         data = encode(git(tree, 'cat-file', 'blob', f'{commit}:{path}'))
         adds[path] = changes.File(data, mode == '100755')
-    edits = [path for path in paths if path in base]
-    patch = _patch(tree, commit, edits) if edits else ''
-    if '\nBinary files ' in patch:
-        raise Error(f'"{subject}" edits a binary file')
     if not paths:
         raise Error(f'"{subject}" is an empty commit')
-    return changes.Change('', message, adds, patch)
+    return changes.Change('', message, adds, diffs)
 
 
 def _split(text):
     return text.rstrip('\0').split('\0') if text else []
 
 
-def _patch(tree, commit, paths):
-    # Without the index lines, whose blob ids change in each change that
-    # edits the same file whenever one before it does.
+def _diff(tree, commit, path):
     text = git(tree, 'diff', '--unified=1', '--no-color', '--no-renames',
                '--no-ext-diff', '--no-textconv', '--src-prefix=a/',
-               '--dst-prefix=b/', f'{commit}^', commit, '--', *paths)
-    return re.sub(r'^index [0-9a-f]+\.\.[0-9a-f]+.*\n', '', text,
-                  flags=re.MULTILINE)
+               '--dst-prefix=b/', f'{commit}^', commit, '--', path)
+    return re.sub(r'^index .*\n', '', text, flags=re.MULTILINE)
+
+
+def _edits(tree, release, new, commits):
+    """The changes of all releases of a base, edited as those of one are.
+
+    What is new there is also for each that had the same edit, if it fits.
+    """
+    everyone = changes.siblings(release)
+    old = {name: {change.key: change.edits for change in changes.changes(one)}
+           for name, one in everyone.items()}
+    paths = {path for change in new for path in change.edits}.union(
+        *(edited for each in old.values() for edited in each.values()))
+    texts = {name: _texts(one, paths) for name, one in everyone.items()}
+    series = {name: [] for name in everyone}
+    for change, commit in zip(new, commits):
+        now = {name: {**old[name].get(change.key, {})} for name in everyone}
+        for path in sorted({*change.edits, *now[release.name]}):
+            after = git(tree, 'cat-file', 'blob', f'{commit}:{path}')
+            _edit(change, path, now, release.name,
+                  {name: texts[name].get(path) for name in everyone}, after)
+        for name, one in everyone.items():
+            this = dataclasses.replace(change, edits={
+                path: diff for path, diff in now[name].items() if diff})
+            if not this.adds and not this.edits:
+                raise Error(f'"{change.subject}" neither adds nor edits '
+                            f'anything for {name}')
+            texts[name].update(this.edited(one, texts[name].get))
+            series[name].append(this)
+    return series
+
+
+def _texts(release, paths):
+    with tarfile.open(sdist(release)) as tar:
+        return {path: decode(tar.extractfile(member).read())
+                for member in tar if member.isreg()
+                and (path := member.name.partition('/')[2]) in paths}
+
+
+def _edit(change, path, now, own, before, after):
+    had, diff = now[own].get(path), change.edits.get(path)
+    if had and edits.fits(had, before[own]) == after:
+        return
+    same = [name for name in now
+            if name != own and now[name].get(path) == had]
+    fit = same
+    if diff:
+        diff = edits.fit(diff, before[own],
+                         [before[name] or '' for name in same])
+        fit = [name for name in same
+               if edits.fits(diff, before[name]) is not None]
+    for name in (own, *fit):
+        now[name][path] = diff
+    unfit = [name for name in same if name not in fit]
+    if fit:
+        say(f'{change.name}: {path} changes for {", ".join(fit)} as well')
+    if unfit:
+        say(f'{change.name}: {path} stays as it is for {", ".join(unfit)}, '
+            f'which the new edit does not fit')
 
 
 # What others get -----------------------------------------------------------

@@ -63,6 +63,14 @@ lock = "locks/1.0.txt"
 nova = {version = "1.0", sha256 = "%s"}
 '''
 
+# Another release, whose files have more lines before those.
+OLDER_RELEASE = '''
+["0.9"]
+pythons = ["3.11", "3.12", "3.13"]
+lock = "locks/0.9.txt"
+nova = {version = "0.9", sha256 = "%s"}
+'''
+
 # Another base of the same release, whose package has another name.
 COMPANION = 'oslo.messaging'
 COMPANION_RELEASE = '''\
@@ -130,6 +138,14 @@ class RepositoryTest(testtools.TestCase):
                     adds={'releasenotes/notes/x.yaml': 'fixes: []\n',
                           'oslo_messaging/new.py': 'X = 1\n'})
 
+    def add_older(self, **files):
+        """Add another release of nova, with other texts of some files."""
+        digest = self._archive(self.sdist.with_name('nova-0.9.tar.gz'), {
+            **BASE, 'nova/service.py': 'import os\n\n' + LINES,
+            **{f'nova/{name}.py': text for name, text in files.items()}})
+        path = self.root / 'series/releases.toml'
+        path.write_text(path.read_text() + OLDER_RELEASE % digest)
+
     @staticmethod
     def _archive(path, files):
         with tarfile.open(path, 'w:gz') as tar:
@@ -158,7 +174,7 @@ class RepositoryTest(testtools.TestCase):
             for path, text in adds.items():
                 self.write(path if base == 'nova' else f'{base}/{path}', text)
         if patch:
-            self.write(f'{folder}/edits/1.0.patch', patch)
+            self.write(f'{folder}/edits.patch', patch)
 
     def run_tool(self, *args, **environ):
         """Run series.py; returns its exit code, stdout and stderr."""

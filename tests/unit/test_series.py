@@ -128,20 +128,76 @@ class TestBuild(repository.RepositoryTest):
 
     def test_patch_that_does_not_apply(self):
         self.change('03-late', patch=edit('nova/service.py', 3))
-        text = self.refuse('build', '1.0')
-        self.assertIn('03-late does not apply to nova/service.py', text)
+        self.assertIn('03-late does not apply to nova/service.py in nova '
+                      '1.0: hunk 1 fits nowhere', self.refuse('build', '1.0'))
         self.assertFalse(self.tree.exists())
 
     def test_patch_whose_lines_moved(self):
         self.change('03-late', patch=edit('nova/service.py', 9))
-        text = self.refuse('build', '1.0')
-        self.assertIn('03-late does not apply to nova/service.py', text)
-        self.assertIn('moved', text)
+        self.succeed('build', '1.0')
+        self.assertIn('\nline_9 = 9\nedited = 0\nline_10 = 10\n',
+                      self.git('show', 'HEAD:nova/service.py'))
+
+    def test_patch_that_fits_twice(self):
+        # At the place that its numbers name, too.
+        self.write_sdist({**repository.BASE, 'nova/twice.py':
+                          repository.LINES * 2})
+        self.change('03-late', patch=edit('nova/twice.py', 9))
+        self.assertIn('03-late does not apply to nova/twice.py in nova 1.0: '
+                      'hunk 1 fits more than once',
+                      self.refuse('build', '1.0'))
+
+    def test_patch_without_context(self):
+        self.change('03-late', patch=edit('nova/service.py', 9).replace(
+            '\n line_10 = 10', '').replace(' line_9 = 9\n', ''))
+        self.assertIn('hunk 1 fits more than once',
+                      self.refuse('build', '1.0'))
+
+    def test_hunks_that_fit_twice_in_one_order(self):
+        self.write_sdist({**repository.BASE, 'nova/twice.py':
+                          repository.LINES * 2})
+        patch = edit('nova/twice.py', 9)
+        self.change('03-late', patch=patch + patch[patch.index('@@'):])
+        self.succeed('build', '1.0')
+        self.assertEqual(
+            2, self.git('show', 'HEAD:nova/twice.py').count('edited = 0'))
 
     def test_patch_of_a_missing_file(self):
         self.change('03-late', patch=edit('nova/missing.py', 9))
-        self.assertIn('03-late does not apply to nova/missing.py',
+        self.assertIn('03-late does not apply to nova/missing.py in nova '
+                      '1.0: there is no such file',
                       self.refuse('build', '1.0'))
+
+    def test_patch_that_leads_out(self):
+        for path in ('../outside', '.git/config', '/outside'):
+            self.change('03-late', patch=edit(path, 9))
+            self.assertIn(f'series/nova/03-late/edits.patch edits {path}: '
+                          f'not a path', self.refuse('build', '1.0'))
+
+    def test_malformed_patch(self):
+        good = edit('nova/scheduler/manager.py', 9)
+        patch = edit('nova/service.py', 9)
+        for bad, line in (
+                (f'{good}x = 1\n', 8),
+                (good + patch.replace('@@ -', '@@ '), 9),
+                (good[good.index('---'):], 1),
+                (good.replace('+++ b/nova', '+++ b/other'), 2),
+                (f'new\n{good}', 1)):
+            self.change('03-late', patch=bad)
+            text = self.refuse('build', '1.0')
+            self.assertIn('series/nova/03-late/edits.patch is malformed from '
+                          f'line {line} on', text)
+        self.change('03-late', patch=good + good)
+        self.assertIn('has two diffs of nova/scheduler/manager.py for all '
+                      'releases', self.refuse('build', '1.0'))
+        self.change('03-late', patch=f'Releases: 1.0 0.8\n{good}')
+        self.assertIn('names an unknown release 0.8',
+                      self.refuse('build', '1.0'))
+
+    def test_file_that_is_no_part_of_a_change(self):
+        self.write('series/nova/02-service/edits/1.0.patch', '')
+        self.assertIn('series/nova/02-service/edits is none of message, adds, '
+                      'edits.patch', self.refuse('build', '1.0'))
 
     def test_added_file_is_missing(self):
         (self.root / 'nova/workers/name.py').unlink()
@@ -167,10 +223,6 @@ class TestBuild(repository.RepositoryTest):
         self.assertEqual({'1.0', 'cache', '.lock'},
                          set(os.listdir(self.root / 'build')))
 
-    def test_corrupt_patch(self):
-        self.change('03-late', patch='not a patch\n')
-        self.assertIn('03-late: git apply', self.refuse('build', '1.0'))
-
     def test_forgotten_file(self):
         self.write('nova/workers/more.py', '')
         self.assertIn('warning: no change adds nova/workers/more.py',
@@ -180,19 +232,12 @@ class TestBuild(repository.RepositoryTest):
         self.assertIn('unknown release 9; known: 1.0',
                       self.refuse('build', '9'))
 
-    def test_patch_of_this_release_is_missing(self):
-        self.write('series/nova/02-service/edits/0.9.patch', 'older\n')
-        (self.root / 'series/nova/02-service/edits/1.0.patch').unlink()
-        self.assertIn('series/nova/02-service/edits/1.0.patch is missing',
+    def test_nothing_for_this_release(self):
+        self.add_older()
+        self.change('03-late', patch='Releases: 0.9\n' +
+                    edit('nova/service.py', 9))
+        self.assertIn('03-late neither adds nor edits anything for 1.0',
                       self.refuse('build', '1.0'))
-
-    def test_patch_of_this_release_is_empty(self):
-        self.write('series/nova/01-workers/edits/0.9.patch', 'older\n')
-        self.write('series/nova/01-workers/edits/1.0.patch', '')
-        self.succeed('build', '1.0')
-        self.succeed('refresh', '1.0')
-        self.assertEqual('', (self.root / 'series/nova/01-workers/edits/'
-                                          '1.0.patch').read_text())
 
     def test_malformed(self):
         self.write('series/nova/third/message', 'x\n')
@@ -252,7 +297,7 @@ class TestOtherBase(repository.RepositoryTest):
                          files['oslo.messaging/oslo_messaging/new.py'])
         self.assertIn('oslo.messaging/oslo_messaging/more.py', files)
         self.assertIn('+++ b/setup.py',
-                      files['series/oslo.messaging/01-rabbit/edits/1.0.patch'])
+                      files['series/oslo.messaging/01-rabbit/edits.patch'])
         self.assertIn('oslo_messaging/more.py\n',
                       files['series/oslo.messaging/01-rabbit/adds'])
         self.assertIn('up to date', self.succeed('build', *self.base))
@@ -291,6 +336,9 @@ class TestRefresh(repository.RepositoryTest):
 
     def setUp(self):
         super().setUp()
+        # Whatever order somebody wrote them in.
+        self.write('series/nova/01-workers/adds',
+                   'nova/workers/name.py\nnova/workers/__init__.py\n')
         # The form that refresh writes.
         self.change('02-service', patch=edit('nova/service.py', 3).replace(
             ' @@\n', ' @@ line_2 = 2\n'))
@@ -333,7 +381,7 @@ class TestRefresh(repository.RepositoryTest):
         self.assertEqual('y = 1\n', files['nova/more.py'])
         self.assertEqual('nova/more.py\n',
                          files['series/nova/04-add-more/adds'])
-        patch = files['series/nova/03-edit-the-manager/edits/1.0.patch']
+        patch = files['series/nova/03-edit-the-manager/edits.patch']
         self.assertIn('\n line_20 = 20\n+x = 1\n', patch)
         self.assertNotIn('\n line_19', patch)
         self.assertNotIn('\nindex', patch)
@@ -343,7 +391,7 @@ class TestRefresh(repository.RepositoryTest):
         self.git('commit', '-q', '-a', '--amend', '--no-edit')
         self.refresh()
         self.assertEqual(['01-workers', '02-service'], self.names())
-        patch = self.files()['series/nova/02-service/edits/1.0.patch']
+        patch = self.files()['series/nova/02-service/edits.patch']
         self.assertIn('+x = 1', patch)
         self.assertNotIn('+edited', patch)
 
@@ -356,18 +404,15 @@ class TestRefresh(repository.RepositoryTest):
         files = self.files()
         self.assertEqual('nova/more.py\n',
                          files['series/nova/02-service/adds'])
-        self.assertNotIn('series/nova/02-service/edits/1.0.patch', files)
+        self.assertNotIn('series/nova/02-service/edits.patch', files)
 
     def test_reordered(self):
-        self.write('series/nova/02-service/edits/0.9.patch', 'older\n')
         first, second = self.git('rev-list', '--reverse',
                                  'base..HEAD').split()
         self.git('reset', '-q', '--hard', 'base')
         self.git('cherry-pick', second, first)
         self.refresh()
         self.assertEqual(['01-service', '02-workers'], self.names())
-        self.assertEqual(
-            'older\n', self.files()['series/nova/01-service/edits/0.9.patch'])
 
     def test_dropped(self):
         self.git('reset', '-q', '--hard', 'base')
@@ -418,6 +463,185 @@ class TestRefresh(repository.RepositoryTest):
         message = self.git('log', '-1', '--format=%B')
         self.commit('nova/more.py', '', message)
         self.assertIn('I' + '02' * 20, self.refuse_and_keep())
+
+
+class TestReleases(repository.RepositoryTest):
+    """One patch for all releases, and what of it only some have."""
+
+    older = 'import os\n\n' + repository.LINES
+    path = 'series/nova/02-service/edits.patch'
+
+    def setUp(self):
+        super().setUp()
+        self.change('03-manager', patch=edit('nova/scheduler/manager.py', 3))
+        self.add_older()
+
+    def text(self, name, path='nova/service.py'):
+        shutil.rmtree(self.root / 'build' / name, ignore_errors=True)
+        self.succeed('build', name)
+        return (self.root / 'build' / name / path).read_text()
+
+    def amend(self, name='1.0', **files):
+        """Amend the last change in a built tree, and refresh."""
+        self.tree = self.root / 'build' / name
+        self.succeed('build', name)
+        for path, text in files.items():
+            self.write(f'build/{name}/nova/{path}.py', text)
+        self.git('commit', '-q', '-a', '--amend', '--no-edit')
+        root = self.git('rev-parse', 'HEAD^{tree}')
+        said = self.succeed('refresh', name)
+        self.assertEqual(root, self.git('rev-parse', 'HEAD^{tree}'))
+        self.assertIn('up to date', self.succeed('build', name))
+        return said
+
+    def patch(self):
+        return (self.root / 'series/nova/03-manager/edits.patch').read_text()
+
+    def add_context(self, text, older):
+        """Add a file to both releases."""
+        self.write_sdist({**repository.BASE, 'nova/context.py': text})
+        self.add_older(context=older)
+
+    def test_patch_fits_all(self):
+        for name in ('1.0', '0.9'):
+            self.assertIn('line_3 = 3\nedited = 0\nline_4', self.text(name))
+
+    def test_patch_of_some(self):
+        patch = edit('nova/service.py', 3)
+        self.write(self.path, 'Releases: 0.9\n' +
+                   patch.replace('edited', 'other') + patch)
+        self.assertIn('line_3 = 3\nedited = 0\nline_4', self.text('1.0'))
+        self.assertIn('line_3 = 3\nother = 0\nline_4', self.text('0.9'))
+
+    def test_no_edit_for_some(self):
+        self.write(self.path, edit('nova/service.py', 3) +
+                   'Releases: 0.9\n'
+                   'diff --git a/nova/service.py b/nova/service.py\n' +
+                   edit('nova/scheduler/__init__.py', 8).replace(
+                       ' line_8 = 8\n', '').replace(' line_9 = 9\n', ''))
+        self.assertIn('edited', self.text('1.0'))
+        self.assertEqual(self.older, self.text('0.9'))
+
+    def test_refresh_keeps_a_patch_that_is_right(self):
+        before = self.files()
+        for name in ('0.9', '1.0'):
+            self.succeed('build', name)
+            self.assertEqual(
+                f'series/nova holds the 3 changes of build/{name}\n',
+                self.succeed('refresh', name))
+            self.assertEqual(before, self.files())
+
+    def test_refresh_for_all(self):
+        said = self.amend(service=self.text('1.0').replace('_9 = 9', '_9 = 0'))
+        self.assertIn('03-manager: nova/service.py changes for 0.9 as well',
+                      said)
+        self.assertNotIn('Releases', self.patch())
+        self.assertIn('line_9 = 0', self.text('0.9'))
+        said = self.amend('0.9', service=self.text('0.9').replace(
+            '_9 = 0', '_9 = 1'))
+        self.assertIn('changes for 1.0 as well', said)
+        self.assertIn('line_9 = 1', self.text('1.0'))
+
+    def test_refresh_for_all_where_the_context_differs(self):
+        self.add_context('before = 1\nafter = 1\n', 'other = 1\nafter = 1\n')
+        said = self.amend(context='before = 1\nnew = 1\nafter = 1\n')
+        self.assertIn('nova/context.py changes for 0.9 as well', said)
+        self.assertNotIn('Releases', self.patch())
+        self.assertEqual('other = 1\nnew = 1\nafter = 1\n',
+                         self.text('0.9', 'nova/context.py'))
+
+    def test_refresh_with_more_context_where_it_fits_twice(self):
+        text = 'a = 1\nx = 1\ny = 1\nb = 1\nx = 1\ny = 1\n'
+        self.add_context(text, '\n' + text)
+        new = text.replace('a = 1\nx = 1\n', 'a = 1\nx = 1\nnew = 1\n')
+        self.amend(context=new)
+        self.assertIn('\n a = 1\n x = 1\n+new = 1\n y = 1\n', self.patch())
+        self.assertEqual('\n' + new, self.text('0.9', 'nova/context.py'))
+
+    def test_refresh_for_those_that_it_fits(self):
+        for older in ('x = 1\n', 'line_1 = 2\n', 'a = 1\nb = 1\n' * 2):
+            self.add_context('a = 1\nb = 1\n', older)
+            said = self.amend(context='a = 1\nnew = 1\nb = 1\n')
+            self.assertIn('03-manager: nova/context.py stays as it is for '
+                          '0.9, which the new edit does not fit', said)
+            self.assertTrue(self.patch().startswith('diff --git a/nova/con'))
+            self.assertIn('+new = 1\n b = 1\nReleases: 0.9\n'
+                          'diff --git a/nova/context.py b/nova/context.py\n'
+                          'diff', self.patch())
+            self.assertEqual(older, self.text('0.9', 'nova/context.py'))
+            self.amend(context='a = 1\nb = 1\n')
+            self.assertNotIn('context', self.patch())
+
+    def test_refresh_of_an_older_release_alone(self):
+        self.add_context('a = 1\nb = 1\n', 'a = 1\nc = 1\nd = 1\n')
+        said = self.amend('0.9', context='a = 1\nc = 1\nnew = 1\nd = 1\n')
+        self.assertIn('nova/context.py stays as it is for 1.0', said)
+        self.assertTrue(self.patch().startswith(
+            'Releases: 0.9\ndiff --git a/nova/context.py b/'), self.patch())
+        self.assertEqual('a = 1\nb = 1\n',
+                         self.text('1.0', 'nova/context.py'))
+
+    def test_refresh_of_what_some_have(self):
+        # Each has a diff of its own, and the other's stays.
+        self.add_context('a = 1\nb = 1\n', 'c = 1\nd = 1\n')
+        self.amend('0.9', context='c = 1\nnew = 1\nd = 1\n')
+        self.amend('1.0', context='a = 1\nnew = 1\nb = 1\n')
+        self.assertIn('\nReleases: 0.9\n', self.patch())
+        said = self.amend('0.9', context='c = 1\nnewer = 1\nd = 1\n')
+        self.assertNotIn('as well', said)
+        self.assertNotIn('stays as it is', said)
+        self.assertEqual('a = 1\nnew = 1\nb = 1\n',
+                         self.text('1.0', 'nova/context.py'))
+        self.assertEqual('c = 1\nnewer = 1\nd = 1\n',
+                         self.text('0.9', 'nova/context.py'))
+
+    def test_refresh_that_breaks_another(self):
+        # A later change of the older release alone needs the line as it was.
+        self.change('04-late', patch=edit('nova/scheduler/manager.py', 12) +
+                    'Releases: 0.9\n' + edit('nova/service.py', 14))
+        self.tree = self.root / 'build' / '1.0'
+        self.succeed('build', '1.0')
+        self.git('checkout', '-q', 'HEAD~1')
+        self.write('build/1.0/nova/service.py', (
+            self.tree / 'nova/service.py').read_text().replace(
+                'line_14 = 14', 'line_14 = 0'))
+        self.git('commit', '-q', '-a', '--amend', '--no-edit')
+        self.git('cherry-pick', 'main')
+        before = self.files()
+        self.assertIn('04-late does not apply to nova/service.py in nova 0.9',
+                      self.refuse('refresh', '1.0'))
+        self.assertEqual(before, self.files())
+
+    def test_refresh_of_more_than_lines(self):
+        self.tree = self.root / 'build' / '1.0'
+        self.succeed('build', '1.0')
+        for command, text in (
+                (('rm', '-q', 'nova/service.py'), None),
+                (('update-index', '--chmod=+x', 'nova/service.py'), None),
+                (('add', 'nova/service.py'), 'a\0b\n')):
+            if text:
+                self.write('build/1.0/nova/service.py', text)
+            self.git(*command)
+            self.git('commit', '-q', '-m', 'Late')
+            self.git('reset', '-q', '--hard')
+            self.assertIn('"Late" does more to nova/service.py of the base '
+                          'than edit lines', self.refuse('refresh', '1.0'))
+            self.git('reset', '-q', '--hard', 'HEAD~1')
+
+    def test_refresh_without_a_newline_at_the_end(self):
+        for text, older in (('a = 1\nb = 1', 'c = 1\nb = 1'),
+                            ('b = 1', 'a = 1\nb = 1')):
+            self.add_context(text, older)
+            for new in (('b = 1', 'b = 1\n'), ('b', 'x = 1\nb'),
+                        ('b = 1', 'b = 2')):
+                self.amend(context=text.replace(*new))
+                self.assertEqual(older.replace(*new),
+                                 self.text('0.9', 'nova/context.py'))
+
+    def test_refresh_of_an_empty_file(self):
+        self.add_context('', '')
+        self.amend(context='a = 1\n')
+        self.assertEqual('a = 1\n', self.text('0.9', 'nova/context.py'))
 
 
 class TestExport(repository.RepositoryTest):
