@@ -37,7 +37,7 @@ from common import scratch
 RECENT = 1000
 
 
-def apply(release, tree, checkout, branch=None):
+def apply(release, tree, checkout, branch=None, stage=None, signoff=False):
     """Make a branch on a checkout's HEAD, with a commit for each change.
 
     Their author is the user. A change that the checkout has already is left
@@ -45,34 +45,40 @@ def apply(release, tree, checkout, branch=None):
 
     :param tree: the release's built tree
     :param checkout: path of a git repository of the base
-    :param branch: the branch to make; workers-RELEASE if None
+    :param branch: the branch to make; workers-RELEASE if None, or
+        workers-RELEASE-STAGE
+    :param stage: only the changes of this stage
+    :param signoff: have the user sign them off
     :raises: Error if a change conflicts with what is there, or if there is
         no such repository or already such a branch; nothing is changed then
     """
     clock = Clock()
     if branch is None:
-        branch = f'workers-{release.name}'
+        branch = '-'.join(filter(None, ('workers', release.name, stage)))
     head = _theirs(checkout, 'rev-parse', '--verify', 'HEAD^{commit}')
     _theirs(checkout, 'check-ref-format', '--branch', branch)
     if _theirs(checkout, 'for-each-ref', f'refs/heads/{branch}'):
         raise Error(f'{checkout} has a branch {branch} already; choose '
                     f'another with --branch')
-    identity = _identity(checkout)
+    commits = changes.commits(release, tree, stage)
+    environ = identity(checkout)
     with locked(), scratch() as folder:
         _borrow(checkout, folder, head)
         git(folder, 'fetch', '--quiet', str(tree), 'HEAD')
-        commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
-        series = changes.changes(release)
         there = git(folder, 'log', f'--max-count={RECENT}',
                     '--format=%(trailers:key=Change-Id,valueonly)').split()
-        for change, commit in zip(series, commits):
-            if any(line.startswith('Change-Id: ')
-                   and line.split()[1] in there
-                   for line in change.message.splitlines()):
+        for _, change in changes.commits(release, tree):
+            if change.stage == stage:
+                break
+            if stage and change.key not in there:
+                say(f'note: {checkout} does not have {change.name}, which '
+                    f'is before stage {stage}')
+        for commit, change in commits:
+            if change.key in there:
                 # What a later change made of it would be a conflict.
                 say(f'{change.name} is there already')
                 continue
-            _pick(folder, checkout, change, commit, identity)
+            _pick(folder, checkout, change, commit, environ, signoff)
         made = git(folder, 'rev-list', f'{head}..HEAD').split()
         if not made:
             raise Error(f'{checkout} has all of the changes already')
@@ -100,12 +106,16 @@ def _theirs(checkout, *args):
     return decode(done.stdout).strip()
 
 
-def _identity(checkout):
-    """The environment that has the user's name in a commit."""
+def identity(checkout):
+    """Return the environment that has the user's name in a commit.
+
+    :raises: Error if git does not know the user
+    """
     environ = {}
     for who in ('AUTHOR', 'COMMITTER'):
         try:
-            ident = _theirs(checkout, 'var', f'GIT_{who}_IDENT')
+            ident = _theirs(checkout, '-c', 'user.useConfigOnly=true', 'var',
+                            f'GIT_{who}_IDENT')
         except Error:
             raise Error(f'git does not know who you are: set user.name and '
                         f'user.email in {checkout}')
@@ -132,7 +142,7 @@ def _borrow(checkout, folder, head):
     git(folder, 'checkout', '--quiet', '--detach', head)
 
 
-def _pick(folder, checkout, change, commit, identity):
+def _pick(folder, checkout, change, commit, environ, signoff):
     try:
         git(folder, 'cherry-pick', '--no-commit', commit)
     except GitError:
@@ -146,4 +156,5 @@ def _pick(folder, checkout, change, commit, identity):
         say(f'{change.name} is there already')
         return
     git(folder, 'commit', '--quiet', '--no-verify', '--cleanup=verbatim',
-        '--file=-', data=change.message, environ=identity)
+        '--file=-', *['--signoff'] * signoff, data=change.message,
+        environ=environ)

@@ -31,6 +31,7 @@ from common import BUILD
 from common import decode
 from common import encode
 from common import Error
+from common import git
 from common import ROOT
 from common import shown
 import edits
@@ -38,7 +39,7 @@ import edits
 SERIES = ROOT / 'series'
 
 # What the folder of a change holds.
-FILES = ('message', 'adds', 'edits.patch')
+FILES = ('message', 'adds', 'edits.patch', 'stage')
 
 
 # What a release is named after; others are the companion's.
@@ -164,6 +165,7 @@ class Change:
     message: str
     adds: dict[str, File]
     edits: dict[str, str]
+    stage: str = ''
 
     @property
     def slug(self):
@@ -208,7 +210,37 @@ def changes(release):
         if numbers.count(number) > 1:
             raise Error(f'two changes have the number {number} in '
                         f'{shown(release.folder)}')
+    return _staged(found)
+
+
+def _staged(series):
+    """Give changes that begin no stage the one of the change before."""
+    found = []
+    for change in series:
+        before = found[-1].stage if found else ''
+        change = dataclasses.replace(change, stage=change.stage or before)
+        if change.stage != before and change.stage in [
+                other.stage for other in found]:
+            raise Error(f'{change.name} begins stage {change.stage}, which '
+                        f'another change begins; a stage is in one piece')
+        found.append(change)
     return found
+
+
+def commits(release, tree, stage=None):
+    """Return the commits of a built tree and their changes, in order.
+
+    :param stage: only those of this stage
+    :raises: Error if there is no such stage
+    """
+    series = changes(release)
+    known = dict.fromkeys(change.stage for change in series if change.stage)
+    if stage is not None and stage not in known:
+        raise Error(f'unknown stage {stage}; known: '
+                    f'{", ".join(known) or "none"}')
+    found = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
+    return [(commit, change) for commit, change in zip(found, series)
+            if stage in (None, change.stage)]
 
 
 def _read(folder, release, names):
@@ -231,7 +263,11 @@ def _read(folder, release, names):
     if not adds and not diffs:
         raise Error(f'{shown(folder)} neither adds nor edits anything '
                     f'for {release.name}')
-    return Change(folder.name, text, adds, diffs)
+    stage = _text(folder / 'stage').rstrip('\n')
+    if not re.fullmatch(r'[a-z0-9-]*', stage):
+        raise Error(f'{shown(folder)}/stage is not a name of lower case '
+                    f'letters, digits and "-"')
+    return Change(folder.name, text, adds, diffs, stage)
 
 
 def _text(path):
@@ -272,10 +308,10 @@ def digest(release, series):
 
 
 def rename(old, new):
-    """Give changes that were made from commits their folder names.
+    """Give changes that were made from commits their names and stages.
 
-    A change that was there keeps its slug, and all keep their numbers as
-    long as none came in and the order is the old one.
+    A change that was there keeps its slug and stage, and all keep their
+    numbers as long as none came in and the order is the old one.
     """
     names = {change.key: change.name for change in old}
     kept = [names.get(change.key, '') for change in new]
@@ -283,10 +319,12 @@ def rename(old, new):
         numbers = [name[:2] for name in kept]
     else:
         numbers = [f'{place:02}' for place in range(1, len(new) + 1)]
-    return [
+    stages = {change.key: change.stage for change in old}
+    return _staged(
         dataclasses.replace(
-            change, name=f'{number}-{name[3:] or _slug(change.subject)}')
-        for change, number, name in zip(new, numbers, kept)]
+            change, name=f'{number}-{name[3:] or _slug(change.subject)}',
+            stage=stages.get(change.key, ''))
+        for change, number, name in zip(new, numbers, kept))
 
 
 def _slug(subject):
@@ -303,7 +341,7 @@ def store(release, old, new):
              for change in old for name in FILES}
     there |= {release.root / path for change in old for path in change.adds}
     orders = {change.key: list(change.adds) for change in old}
-    wanted = {}
+    wanted, stage = {}, ''
     for each in zip(*new.values()):
         change, folder = each[0], release.folder / each[0].name
         paths = [path for path in orders.get(change.key, ())
@@ -311,7 +349,9 @@ def store(release, old, new):
         paths += sorted(change.adds.keys() - set(paths))
         texts = (change.message, ''.join(f'{path}\n' for path in paths),
                  edits.write({name: change.edits
-                              for name, change in zip(new, each)}))
+                              for name, change in zip(new, each)}),
+                 f'{change.stage}\n' if change.stage != stage else '')
+        stage = change.stage
         wanted |= {folder / name: File(encode(text))
                    for name, text in zip(FILES, texts) if text}
         wanted |= {release.root / path: file

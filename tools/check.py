@@ -33,20 +33,19 @@ def check(release, tree, start=''):
     :param start: the number of the change to begin with
     :raises: Error at the first change with a failure
     """
-    series = changes.changes(release)
-    if start and start not in [change.name[:2] for change in series]:
+    series = changes.commits(release, tree)
+    if start and start not in [change.name[:2] for _, change in series]:
         raise Error(f'there is no change with the number {start}')
     python = environment.ensure(release.name)
     nova = release.base == changes.NOVA
     extra = None
     if not nova:
         extra = environment.extra(python, release.extra_lock(release.base))
-    commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     # A clone, so that the built tree stays as it is.
     clone = BUILD / f'check-{release.tree.name}'
     shutil.rmtree(clone, ignore_errors=True)
     git(BUILD, 'clone', '--quiet', '--template=', str(tree), str(clone))
-    for change, commit in zip(series, commits):
+    for commit, change in series:
         if change.name[:2] < start:
             continue
         git(clone, 'checkout', '--quiet', '--detach', commit)

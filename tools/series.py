@@ -28,6 +28,7 @@ import sys
 import tarfile
 import zipfile
 
+import apply
 import changes
 from common import BUILD
 from common import Clock
@@ -396,13 +397,16 @@ def _edit(change, path, now, own, before, after):
 KOLLA_PREFIX = 'var/lib/kolla/venv/lib/python3/site-packages'
 
 
-def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
+def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
+           signoff=False):
     """Write the changes as patches, and quilt's list of them, to a folder.
 
     :param layout: ``git``, for a checkout or for quilt, or ``kolla``, a
         patches_path of kolla-build: for what is installed, without
         documentation and tests, in the folder of the image that has it
     :param prefix: with ``kolla``, the folder of the Python packages, from /
+    :param stage: only the changes of this stage
+    :param signoff: have the user, whom git knows, sign them off
     :raises: Error if there is anything in it, or in the image's folder, or
         if it cannot be written to
     """
@@ -415,11 +419,11 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
                    else 'openstack-base')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Error(f'{folder} is there already, and not an empty folder')
+    identity = apply.identity(Path.cwd()) if signoff else {}
     tree = pristine(release)
-    series = changes.changes(release)
-    commits = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
+    commits = changes.commits(release, tree, stage)
     patches = {}
-    for place, (change, commit) in enumerate(zip(series, commits), 1):
+    for place, (commit, change) in enumerate(commits, 1):
         name, more = f'{place:04}-{change.slug}.patch', ()
         if layout == 'kolla':
             # Kolla remembers those of all images in one list, by name.
@@ -430,7 +434,8 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
         text = git(
             tree, 'format-patch', '--stdout', '--no-numbered',
             '--no-signature', '--zero-commit', '--full-index', '--no-stat',
-            '--no-renames', f'{commit}^..{commit}', *more)
+            '--no-renames', *['--signoff'] * signoff,
+            f'{commit}^..{commit}', *more, environ=identity)
         if text:
             patches[name] = text
     patches['series'] = ''.join(f'{name}\n' for name in patches)
@@ -445,7 +450,9 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX):
         if isinstance(error, OSError):
             raise Error(f'cannot write to {folder}: {error.strerror}')
         raise
-    say(f'wrote {len(patches) - 1} patches and a quilt series to {folder}')
+    say(f'wrote {len(patches) - 1} patches and a quilt series to {folder}'
+        + ('' if signoff or layout == 'kolla'
+           else ', without a Signed-off-by'))
 
 
 def wheels():
@@ -524,10 +531,17 @@ def main(argv=None):
             command.add_argument('checkout', metavar='CHECKOUT', type=Path,
                                  help='a git repository of the base')
             command.add_argument('--branch', metavar='NAME',
-                                 help='workers-RELEASE by default')
+                                 help='workers-RELEASE by default, or '
+                                      'workers-RELEASE-STAGE')
         command.add_argument('release', metavar='RELEASE',
                              nargs='?' if name == 'wheel' else None)
         command.add_argument('--base', help='nova by default')
+        if name in ('export', 'apply'):
+            command.add_argument('--stage', metavar='NAME',
+                                 help='only the changes of this stage')
+            command.add_argument('--signoff', action='store_true',
+                                 help='sign them off as user.name and '
+                                      'user.email of git\'s configuration')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
             command.add_argument('--layout', choices=('git', 'kolla'),
@@ -556,10 +570,11 @@ def main(argv=None):
         return wheels()
     release = changes.release(args.release, args.base)
     if args.command == 'export':
-        export(release, args.folder, args.layout, args.prefix)
+        export(release, args.folder, args.layout, args.prefix, args.stage,
+               args.signoff)
     elif args.command == 'apply':
-        import apply
-        apply.apply(release, pristine(release), args.checkout, args.branch)
+        apply.apply(release, pristine(release), args.checkout, args.branch,
+                    args.stage, args.signoff)
     elif args.command == 'check':
         import check
         if release.base != changes.NOVA:

@@ -176,6 +176,12 @@ class RepositoryTest(testtools.TestCase):
         if patch:
             self.write(f'{folder}/edits.patch', patch)
 
+    def add_stages(self):
+        """Have two stages, one of a change and one of two."""
+        self.change('03-manager', patch=edit('nova/scheduler/manager.py', 3))
+        self.write('series/nova/01-workers/stage', 'names\n')
+        self.write('series/nova/02-service/stage', 'bound-1\n')
+
     def run_tool(self, *args, **environ):
         """Run series.py; returns its exit code, stdout and stderr."""
         done = subprocess.run(

@@ -151,6 +151,31 @@ class TestApply(repository.RepositoryTest):
         self.assertIn('has all of the changes already',
                       self.refused('--branch', 'none'))
 
+    def test_stages(self):
+        self.add_stages()
+        self.assertIn('unknown stage x; known: names, bound-1',
+                      self.refused('--stage', 'x'))
+        out = self.applied('--stage', 'bound-1')
+        self.assertIn(f'note: {self.checkout} does not have 01-workers, '
+                      f'which is before stage bound-1', out)
+        self.assertEqual('Subject of service\nSubject of manager',
+                         self.log('%s', f'master..{BRANCH}-bound-1'))
+        self.assertNotIn('note', self.applied('--stage', 'names'))
+        self.git('merge', '-q', '--ff-only', f'{BRANCH}-names',
+                 tree=self.checkout)
+        self.assertNotIn('note', self.applied('--stage', 'bound-1',
+                                              '--branch', 'next'))
+        self.assertEqual('Subject of service\nSubject of manager',
+                         self.log('%s', 'master..next'))
+
+    def test_signoff(self):
+        self.applied('--signoff')
+        who = 'A Reviewer <reviewer@example.org>'
+        self.assertEqual(
+            f'Body.\n\nChange-Id: I{"01" * 20}\nSigned-off-by: {who}\n\n'
+            f'Body.\n\nChange-Id: I{"02" * 20}\nSigned-off-by: {who}',
+            self.log('%b').strip())
+
     def test_branch_is_there(self):
         self.applied()
         self.assertIn(f'has a branch {BRANCH} already', self.refused())

@@ -194,10 +194,19 @@ class TestBuild(repository.RepositoryTest):
         self.assertIn('names an unknown release 0.8',
                       self.refuse('build', '1.0'))
 
+    def test_bad_stage(self):
+        self.add_stages()
+        self.write('series/nova/03-manager/stage', 'names\n')
+        self.assertIn('03-manager begins stage names, which another change '
+                      'begins', self.refuse('build', '1.0'))
+        self.write('series/nova/03-manager/stage', 'Two words\n')
+        self.assertIn('series/nova/03-manager/stage is not a name of lower '
+                      'case letters', self.refuse('build', '1.0'))
+
     def test_file_that_is_no_part_of_a_change(self):
         self.write('series/nova/02-service/edits/1.0.patch', '')
         self.assertIn('series/nova/02-service/edits is none of message, adds, '
-                      'edits.patch', self.refuse('build', '1.0'))
+                      'edits.patch, stage', self.refuse('build', '1.0'))
 
     def test_added_file_is_missing(self):
         (self.root / 'nova/workers/name.py').unlink()
@@ -413,6 +422,37 @@ class TestRefresh(repository.RepositoryTest):
         self.git('cherry-pick', second, first)
         self.refresh()
         self.assertEqual(['01-service', '02-workers'], self.names())
+
+    def stages(self):
+        return {path.split('/')[2]: text.strip()
+                for path, text in self.files().items()
+                if path.endswith('/stage')}
+
+    def test_stages_stay(self):
+        self.add_stages()
+        self.succeed('build', '1.0')
+        self.commit('nova/more.py', 'y = 1\n', 'Add more')
+        self.refresh()
+        self.assertEqual({'01-workers': 'names', '02-service': 'bound-1'},
+                         self.stages())
+        workers, service, manager, more = self.git(
+            'rev-list', '--reverse', 'base..HEAD').split()
+        # Without the change that began the second one.
+        self.git('reset', '-q', '--hard', 'base')
+        self.git('cherry-pick', workers, more, manager)
+        self.refresh()
+        self.assertEqual({'01-workers': 'names', '02-add-more': 'bound-1'},
+                         self.stages())
+
+    def test_stage_in_two_pieces(self):
+        self.add_stages()
+        self.succeed('build', '1.0')
+        workers, service, manager = self.git(
+            'rev-list', '--reverse', 'base..HEAD').split()
+        self.git('reset', '-q', '--hard', 'base')
+        self.git('cherry-pick', service, workers, manager)
+        self.assertIn('03-manager begins stage bound-1, which another change '
+                      'begins', self.refuse_and_keep())
 
     def test_dropped(self):
         self.git('reset', '-q', '--hard', 'base')
@@ -723,6 +763,48 @@ class TestExport(repository.RepositoryTest):
                                      '--prefix', '/a')
         self.assertEqual(2, code)
         self.assertIn('--prefix goes with --layout kolla', err)
+
+    def test_stage(self):
+        self.add_stages()
+        out = str(self.root / 'out')
+        for name, wanted in (('names', ['0001-workers.patch']),
+                             ('bound-1', ['0001-service.patch',
+                                          '0002-manager.patch'])):
+            self.succeed('export', '1.0', out, '--stage', name)
+            self.assertEqual([*wanted, 'series'], sorted(os.listdir(out)))
+            shutil.rmtree(out)
+        for name in ('x', ''):
+            self.assertIn(f'unknown stage {name}; known: names, bound-1',
+                          self.refuse('export', '1.0', out, '--stage', name))
+
+    def test_stage_where_there_are_none(self):
+        self.assertIn('unknown stage x; known: none', self.refuse(
+            'export', '1.0', str(self.root / 'out'), '--stage', 'x'))
+
+    def test_signoff(self):
+        self.write('home/.gitconfig', '[user]\nname = A Developer\n'
+                                      'email = developer@example.org\n')
+        out = self.root / 'out'
+        said = self.succeed('export', '1.0', str(out), '--signoff',
+                            HOME=str(self.root / 'home'))
+        self.assertNotIn('without', said)
+        for path in out.glob('*.patch'):
+            self.assertRegex(path.read_text(), (
+                r'\nChange-Id: I\d+\n'
+                r'Signed-off-by: A Developer <developer@example.org>\n\ndiff'))
+
+    def test_no_signoff(self):
+        self.assertIn('without a Signed-off-by', self.succeed(
+            'export', '1.0', str(self.root / 'out')))
+
+    def test_signoff_of_nobody(self):
+        (self.root / 'home').mkdir()
+        self.assertIn(
+            'git does not know who you are: set user.name and user.email',
+            self.refuse('export', '1.0', str(self.root / 'out'), '--signoff',
+                        HOME=str(self.root / 'home'), GIT_CONFIG_NOSYSTEM='1',
+                        XDG_CONFIG_HOME=str(self.root / 'home')))
+        self.assertFalse((self.root / 'out').exists())
 
     def test_tree_has_edits(self):
         self.succeed('build', '1.0')
