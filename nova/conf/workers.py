@@ -10,7 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import ipaddress
+import re
+
 from oslo_config import cfg
+from oslo_config import types
 
 from nova.conf import conductor
 from nova.conf import scheduler
@@ -87,7 +91,70 @@ Related options:
 
 
 # Each in the group of the service.
+class Address(types.String):
+    """The URI of a socket that a service listens at, as a string."""
+
+    def __call__(self, value):
+        scheme, _slashes, rest = super().__call__(value).partition('://')
+        # The path of a socket has 107 bytes, and a suffix while it is made.
+        if scheme == 'unix' and len(rest) < 80 and re.fullmatch(
+                r'/[\w./-]*[\w.-]', rest.replace('{binary}', 'x'), re.ASCII):
+            return value
+        found = scheme == 'tcp' and re.fullmatch(
+            r'(localhost|[\d.]+|\[[\da-fA-F:.]+\]):(\d{1,5})', rest, re.ASCII)
+        try:
+            if found and 0 < int(found[2]) < 65536 and (
+                    found[1] == 'localhost' or
+                    ipaddress.ip_address(found[1].strip('[]'))):
+                return value
+        except ValueError:
+            pass
+        raise ValueError(
+            f'{value!r} is neither unix:///PATH, with a PATH of less than 80 '
+            'letters, digits, "/", ".", "_" and "-", nor tcp://ADDRESS:PORT, '
+            'with an IP address, in brackets if it is of IPv6, or localhost')
+
+
+healthcheck_group = cfg.OptGroup(
+    'healthcheck',
+    title='Health check',
+    help='How nova-scheduler and nova-conductor tell about their workers.')
+
 OPTIONS = {
+    healthcheck_group: [
+        cfg.ListOpt(
+            'uri',
+            default=[],
+            item_type=Address(),
+            help="""
+Where nova-scheduler and nova-conductor tell how their workers are.
+
+There the service answers HTTP requests: ``/health`` tells whether it works, in
+the format ``application/health+json`` and with the code 200, or 503 when to
+start the service again would help. ``/workers`` tells of each worker as JSON,
+and ``/metrics`` for Prometheus. It needs neither the message broker nor a
+database for that.
+
+Nobody has to log in. What is told has the names of hosts, and the ids of
+requests and instances, so have only this host reach it. A UNIX socket can be
+used by the user and the group of the service. The folder has to be there, and
+the service has to be allowed to write to it.
+
+The command ``nova-worker-probe`` reads it for health checks.
+
+Possible values:
+
+* None: nothing is told.
+* A list of URIs: ``unix:///run/nova/{binary}.sock``, where ``{binary}`` stands
+  for the name of the service, or ``tcp://127.0.0.1:8089``. Services on one
+  host need addresses of their own.
+
+Related options:
+
+* ``[scheduler] worker_hosts``, ``[conductor] worker_hosts``: with ``false``
+  nothing is told.
+"""),
+    ],
     scheduler.scheduler_group: _options('scheduler', """\
 It is, if all its threads wait for a Placement that
 does not answer, so keep this longer than ``[placement] timeout``."""),

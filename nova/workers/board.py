@@ -37,6 +37,9 @@ RUNNING, REPLYING = 1, 2
 WEIGHT = 0.2
 LATELY = 60
 
+# How many of the requests that a worker has lost are remembered.
+REMEMBERED = 20
+
 
 class Task(ctypes.Structure):
     """A message that a thread of a worker runs, and then replies to."""
@@ -52,11 +55,37 @@ class Task(ctypes.Structure):
     ]
 
 
+class Lost(ctypes.Structure):
+    """A request that did not end before its worker did."""
+
+    _fields_ = [
+        ('began', ctypes.c_double),
+        ('ended', ctypes.c_double),
+        ('request', ctypes.c_char * 160),
+    ]
+
+
+class Past(ctypes.Structure):
+    """What the earlier processes of a worker did. It is never cleared.
+
+    ``starts`` counts the present process, too.
+    """
+
+    _fields_ = [
+        ('starts', ctypes.c_uint64),
+        ('begun', ctypes.c_uint64),
+        ('failed', ctypes.c_uint64),
+        ('lost', ctypes.c_uint64),
+        ('requests', Lost * REMEMBERED),
+    ]
+
+
 class Row(ctypes.Structure):
     """What one worker is doing; made by Board.
 
     :ivar host: the worker host
     :ivar tasks: a Task for each thread that runs messages
+    :ivar past: the Past
     """
 
     _fields_ = [
@@ -85,6 +114,7 @@ class Row(ctypes.Structure):
         self.clear()
         self._free = list(self.tasks)
         self.pid = os.getpid()
+        self.past.starts += 1
         self.enter(STARTING)
 
     def enter(self, state):
@@ -145,6 +175,11 @@ class Row(ctypes.Structure):
         return (sum(task.succeeded for task in self.tasks),
                 sum(task.failed for task in self.tasks))
 
+    def requests_begun(self):
+        """How many requests this process has begun."""
+        return sum(self.counts()) + len(
+            [task for task in self.busy(RUNNING) if task.request])
+
     def requests(self):
         """The requests that have not ended, each with its age, as text."""
         return '; '.join(
@@ -158,6 +193,15 @@ class Row(ctypes.Structure):
             LOG.error('Worker %(host)s (pid %(pid)d) has ended and lost: '
                       '%(lost)s', {'host': self.host, 'lost': lost,
                                    'pid': self.pid})
+        past, now = self.past, time.monotonic()
+        past.begun += self.requests_begun()
+        past.failed += self.counts()[1]
+        for task in self.busy(RUNNING, REPLYING):
+            if task.request:
+                place = past.requests[past.lost % REMEMBERED]
+                place.began, place.ended = task.since, now
+                place.request = task.request
+                past.lost += 1
         for part in (self, self.tasks):
             ctypes.memset(ctypes.byref(part), 0, ctypes.sizeof(part))
 
@@ -171,14 +215,16 @@ class Board:
 
     def __init__(self, hosts, threads):
         tasks = Task * threads
-        size = ctypes.sizeof(Row) + ctypes.sizeof(tasks)
+        size = sum(map(ctypes.sizeof, (Row, tasks, Past)))
         memory = mmap.mmap(-1, size * len(hosts))
         self.rows = []
         for number, host in enumerate(hosts):
-            row = Row.from_buffer(memory, number * size)
+            at = number * size
+            row = Row.from_buffer(memory, at)
             row.host = host
-            row.tasks = tasks.from_buffer(
-                memory, number * size + ctypes.sizeof(Row))
+            row.tasks = tasks.from_buffer(memory, at + ctypes.sizeof(Row))
+            row.past = Past.from_buffer(
+                memory, at + size - ctypes.sizeof(Past))
             self.rows.append(row)
 
     def took(self, row):

@@ -40,6 +40,7 @@ from nova import objects
 from nova import rpc
 from nova import service as nova_service
 from nova.workers import board
+from nova.workers import health
 from nova.workers import heartbeat
 from nova.workers import identity
 from nova.workers import lookalike
@@ -87,6 +88,8 @@ class Worker(service.ServiceBase):
         self.watched = watched
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
+        # Called where the parent stops.
+        self.on_parent_stop = lambda: None
         self._started = False
         self._heartbeat: ty.Any = None
         self._node_rpcserver: ty.Any = None
@@ -106,7 +109,9 @@ class Worker(service.ServiceBase):
     def stop(self):
         if not self._started:
             # The launcher of the eventlet mode stops what it launched in the
-            # parent as well, and ends the parent after that time.
+            # parent as well, and ends the parent after that time. No other
+            # thread runs until then.
+            self.on_parent_stop()
             if CONF.graceful_shutdown_timeout:
                 self.watched.kill_later(CONF.graceful_shutdown_timeout - 1)
             return
@@ -225,6 +230,8 @@ def check(topic):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _refusing():
+        # A value that is not valid is found where the option is read.
+        CONF.healthcheck.uri
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,
                        CONF.report_interval)
@@ -285,12 +292,15 @@ def launch(server, workers):
     parent = supervisor.Supervisor(
         node_board, CONF[server.topic].worker_timeout,
         functools.partial(trial.attempt, server.topic))
+    told = health.Health(parent, server.binary, server.host)
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
     # As the launcher of the eventlet mode does it by itself: the workers'
     # garbage collectors leave alone what is there now, so it stays shared.
     gc.freeze()
     for number, watched in enumerate(parent.watched, 1):
-        launcher.launch_service(
-            Worker(server, number, workers, node_board, watched), workers=1)
+        worker = Worker(server, number, workers, node_board, watched)
+        worker.on_parent_stop = told.close
+        launcher.launch_service(worker, workers=1)
     parent.start()
+    told.start()
     return launcher

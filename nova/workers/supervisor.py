@@ -21,6 +21,7 @@ It is the way of gunicorn's arbiter: a signal in one look, SIGKILL in a later
 one, and no waiting between.
 """
 
+import collections
 import faulthandler
 import os
 import signal
@@ -78,6 +79,10 @@ class Watched:
         self.told = False
         # When the worker was replaced or restarted.
         self.replaced: list[float] = []
+        # When the worker was last seen to run, and to serve.
+        self.seen = self.served = time.monotonic()
+        # How often the parent has ended the worker, by reason.
+        self.reasons: collections.Counter = collections.Counter()
         # The process that was told to stop, and when.
         self.stopping = (0, 0.0)
         # The counts of the worker and of its siblings at the time from which
@@ -157,20 +162,28 @@ class Supervisor:
     :param timeout: for how many seconds a worker may begin no message; with 0
         none is replaced, and the log tells of those that are stuck
     :param attempt: called with the id of a record in a trial; see there
+    :ivar watched: a Watched for each worker
+    :ivar lock: held while the parent forks; who writes to the log from another
+        thread of the parent has to hold it, too
+    :ivar looked: when the workers were last looked after
+    :ivar outage: why a new worker could do no better; None if it could, or
+        nobody asked
+    :ivar failing: whether to start the service again would help
     """
 
     def __init__(self, node, timeout, attempt):
         self.watched = [Watched(row) for row in node.rows]
         self._timeout = timeout
         self._attempt = attempt
-        self._lock = threading.RLock()
-        self._looked = time.monotonic()
+        self.lock = threading.RLock()
+        self.looked = time.monotonic()
         # When a message last began, and since when a worker gets on, if it
         # does at all: messages began again, or a trial told of an outage.
-        self._newest = self._works = self._looked
+        self._newest = self._works = self.looked
         self._trial: trial.Trial | None = None
         self._next_trial = 0.0
-        self._outage = False
+        self.outage: str | None = None
+        self.failing = False
         # The worker that was replaced and does not serve yet.
         self._replacing: Watched | None = None
         # The workers to be renewed, each with its process of before, the one
@@ -186,15 +199,15 @@ class Supervisor:
         self._sigterm = signal.getsignal(signal.SIGTERM)
         # A worker that was forked while this thread writes to the log would
         # find a lock of the log held for ever.
-        os.register_at_fork(before=self._lock.acquire,
-                            after_in_parent=self._lock.release,
-                            after_in_child=self._lock.release)
+        os.register_at_fork(before=self.lock.acquire,
+                            after_in_parent=self.lock.release,
+                            after_in_child=self.lock.release)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
         while True:
             time.sleep(INTERVAL)
-            with self._lock:
+            with self.lock:
                 try:
                     self.look(time.monotonic())
                 except Exception:
@@ -206,11 +219,11 @@ class Supervisor:
         :param now: the value of time.monotonic()
         """
         newest = max(watched.row.begun for watched in self.watched)
-        if now - self._looked > PAUSE:
+        if now - self.looked > PAUSE:
             self._works = now
         elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
             self._works = newest
-        self._looked, self._newest = now, newest
+        self.looked, self._newest = now, newest
         ends = signal.getsignal(signal.SIGTERM) != self._sigterm
         for watched in self.watched:
             if watched.stopping[0] != watched.row.pid and (
@@ -218,47 +231,91 @@ class Supervisor:
                 watched.stopping = (watched.row.pid, now)
             self._end_stop(watched, now)
             self._end_dump(watched, now)
+            if is_child(watched.row.pid):
+                watched.seen = now
+                if watched.row.state == board.SERVING:
+                    watched.served = now
         if ends:
+            self.failing = False
             return
         self._reload(now)
         # One that stops and has no thread free may be stuck, too.
         alive = [watched for watched in self.watched if not watched.doomed and
-                 watched.row.state and _is_child(watched.row.pid) and (
+                 watched.row.state and is_child(watched.row.pid) and (
                      watched.row.state != board.STOPPING or watched.row.full)]
+        stuck = [watched for watched in alive if self.down(
+            watched, now, watched.allowance(
+                self._timeout or CONF.service_down_time, now))]
         if self._timeout:
             self._restart_failing(alive, now)
-            self._replace_stuck(alive, now)
+            self._replace_stuck(stuck, now)
         else:
             self._tell(alive, now)
+        self._find_failing(stuck, now)
 
-    def _stalled(self, watched, now):
+    def stalled(self, watched, now):
+        """For how many seconds a worker has begun no message.
+
+        Times at which no worker could do so do not count.
+        """
         return now - max(watched.row.begun, self._works)
 
-    def _replace_stuck(self, alive, now):
-        stuck = [watched for watched in alive if self._stalled(watched, now) >
-                 watched.allowance(self._timeout, now)]
-        replacing = self._replacing
-        if replacing and (replacing in stuck or not replacing.doomed and
-                          replacing.row.state == board.SERVING):
-            self._replacing = replacing = None
+    def down(self, watched, now, limit):
+        """Whether a worker has begun no message for too long.
+
+        :param limit: seconds that are not too long
+        """
+        # Without heartbeats a worker that has nothing to do begins nothing.
+        return self.stalled(watched, now) > limit and (
+            CONF.report_interval > 0 or watched.row.full)
+
+    def _find_failing(self, stuck, now):
+        """Find out whether to start the service again would help.
+
+        A worker that stops, or has just ended, is about to start again.
+        """
+        hopeless = all(
+            watched in stuck and watched.row.state != board.STOPPING or
+            now - max(watched.seen, watched.row.since) > START_TIME
+            for watched in self.watched)
+        better = not stuck or self.failing
+        if not self._timeout and self._try(hopeless and stuck, now):
+            better = True
+            self._next_trial = now + CONF.service_down_time
+        # With a timeout those that are stuck are replaced.
+        self.failing = hopeless and not self.outage and better
+
+    def _try(self, wanted, now):
+        """Find out whether a new worker would get on, and then from when on.
+
+        :param wanted: whether that is asked
+        :returns: True when a trial has found out that it would
+        """
         if self._trial is None:
-            if (self._outage or stuck and not replacing) and (
-                    now >= self._next_trial):
+            if (self.outage or wanted) and now >= self._next_trial:
                 self._trial = trial.Trial(self._attempt, max(
                     watched.row.record for watched in self.watched))
         elif self._trial.ended:
             error, self._trial = self._trial.error, None
-            if error is None and not self._outage:
-                if stuck and not replacing:
-                    self._replace(max(stuck, key=lambda watched:
-                                      self._stalled(watched, now)), now)
-                return
-            if not self._outage:
+            if error is None and not self.outage:
+                return True
+            if not self.outage:
                 LOG.warning('Workers run no messages, and a new one could do '
                             'no better, so none is replaced: %s', error)
             # Once that is over, each worker has all of its time.
-            self._outage, self._works = error is not None, now
+            self.outage, self._works = error, now
             self._next_trial = now + CONF.report_interval
+        return False
+
+    def _replace_stuck(self, stuck, now):
+        replacing = self._replacing
+        if replacing and (replacing in stuck or not replacing.doomed and
+                          replacing.row.state == board.SERVING):
+            self._replacing = replacing = None
+        wanted = stuck and not replacing
+        if self._try(wanted, now) and wanted:
+            self._replace(max(stuck, key=lambda watched:
+                              self.stalled(watched, now)), now)
 
     def _replace(self, watched, now):
         stalled = now - watched.row.begun
@@ -270,6 +327,7 @@ class Supervisor:
                        time.time() - stalled))})
         self._replacing = watched
         watched.replaced.append(now)
+        watched.reasons['stuck'] += 1
         self._dump(watched, now, watched.row.pid)
 
     def _dump(self, watched, now, doomed=0):
@@ -295,8 +353,9 @@ class Supervisor:
                     errors='replace').rstrip()})
             watched.stacks = b''
 
-    def _stop(self, watched, now):
+    def _stop(self, watched, now, reason):
         """Tell a worker to stop; the launcher starts another in its place."""
+        watched.reasons[reason] += 1
         watched.stopping = (watched.row.pid, now)
         _kill(watched.row.pid, signal.SIGTERM)
 
@@ -307,7 +366,7 @@ class Supervisor:
         """
         (pid, told), limit = watched.stopping, CONF.graceful_shutdown_timeout
         if (limit and pid == watched.row.pid and not watched.doomed and
-                now - told > limit + 1 and _is_child(pid)):
+                now - told > limit + 1 and is_child(pid)):
             LOG.error('Worker %(host)s (pid %(pid)d) does not stop within '
                       '%(limit)d seconds; killing it', {
                           'host': watched.row.host, 'pid': pid,
@@ -337,8 +396,8 @@ class Supervisor:
             # Those that may be stuck hold up no other.
             self._renewing = min(self._old, key=lambda watched: (
                 watched.row.full or
-                self._stalled(watched, now) > 2 * CONF.report_interval))
-            self._stop(self._renewing, now)
+                self.stalled(watched, now) > 2 * CONF.report_interval))
+            self._stop(self._renewing, now, 'reload')
 
     def _restart_failing(self, alive, now):
         for watched in alive:
@@ -353,13 +412,13 @@ class Supervisor:
                           'fail, and those of its siblings succeed; '
                           'restarting it', {'host': row.host, 'pid': row.pid})
                 watched.replaced.append(now)
-                self._stop(watched, now)
+                self._stop(watched, now, 'failing')
 
     def _tell(self, alive, now):
         """Log once why a worker is down that nobody replaces."""
         for watched in alive:
             row = watched.row
-            stalled = self._stalled(watched, now)
+            stalled = self.stalled(watched, now)
             if stalled <= CONF.service_down_time:
                 watched.told = False
             elif not watched.told and (row.full or now - self._newest < (
@@ -385,7 +444,7 @@ def _mutate():
     return True
 
 
-def _is_child(pid):
+def is_child(pid):
     """Whether a process is a child of this one that has not ended."""
     try:
         return os.waitid(os.P_PID, pid,
@@ -397,5 +456,5 @@ def _is_child(pid):
 
 def _kill(pid, signum):
     """Send a signal to a child; never to a process that got the id since."""
-    if _is_child(pid):
+    if is_child(pid):
         os.kill(pid, signum)

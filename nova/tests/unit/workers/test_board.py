@@ -84,6 +84,39 @@ class BoardTestCase(test.NoDBTestCase):
         self.assertEqual((2, 0), self.row.counts())
         self.assertEqual([], self.row.busy(board.RUNNING, board.REPLYING))
 
+    def test_past(self):
+        self.row.open()
+        self.run_request(self.row)
+        self.run_request(self.row, failed=True)
+        self.row.begin(b'req-1 m instance i')
+        self.row.begin(b'')
+        self.now += 7
+        self.row.open()
+        past = self.row.past
+        self.assertEqual((2, 3, 1, 1), (
+            past.starts, past.begun, past.failed, past.lost))
+        lost = past.requests[0]
+        self.assertEqual((1000, 1007, b'req-1 m instance i'),
+                         (lost.began, lost.ended, lost.request))
+        # Of one that was counted already the reply is lost.
+        task = self.row.begin(b'req-2 m instance i')
+        self.row.count(task, failed=False)
+        task.stage = board.REPLYING
+        self.row.clear()
+        self.row.clear()
+        self.assertEqual((2, 4, 1, 2), (
+            past.starts, past.begun, past.failed, past.lost))
+        self.assertEqual(0, self.other.past.starts)
+
+    def test_lost_requests_are_bounded(self):
+        for number in range(board.REMEMBERED + 1):
+            self.row.open()
+            self.row.begin(b'req-%d m instance i' % number)
+        self.row.open()
+        self.assertEqual(board.REMEMBERED + 1, self.row.past.lost)
+        self.assertEqual(b'req-20 m instance i',
+                         self.row.past.requests[0].request)
+
     def test_counts(self):
         self.row.open()
         for failed in (False, True, True, False, True):

@@ -247,6 +247,8 @@ class LaunchTestCase(test.NoDBTestCase):
             launcher.gc, 'freeze')).mock
         self.start = self.useFixture(test.fixtures.MockPatchObject(
             launcher.supervisor.Supervisor, 'start')).mock
+        self.health = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.health, 'Health')).mock
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch(self, process_launcher):
@@ -275,6 +277,13 @@ class LaunchTestCase(test.NoDBTestCase):
         self.assertEqual(6, len(workers[0].watched.row.tasks))
         self.freeze.assert_called_once_with()
         self.start.assert_called_once_with()
+        self.health.return_value.start.assert_called_once_with()
+        # Nobody is told anything in a parent that only waits.
+        for worker in workers:
+            self.health.return_value.close.reset_mock()
+            worker.watched = mock.Mock()
+            worker.stop()
+            self.health.return_value.close.assert_called_once_with()
 
     @mock.patch('nova.workers.supervisor.Supervisor')
     @mock.patch('oslo_service.service.ProcessLauncher')
@@ -345,6 +354,13 @@ class LaunchTestCase(test.NoDBTestCase):
             exc = self.assertRaises(SystemExit, launcher.check, 'scheduler')
         self.assertEqual(1, exc.code)
         error.assert_called_once()
+
+    def test_check_healthcheck_uri(self):
+        conf = mock.PropertyMock(side_effect=ValueError('uri is not valid'))
+        with mock.patch.object(launcher, 'CONF') as fake:
+            type(fake.healthcheck).uri = conf
+            self.assertRaises(SystemExit, launcher.check, 'scheduler')
+        self.assertIn('uri is not valid', self.stdlog.logger.output)
 
     def check_timeout(self, timeout, interval):
         self.flags(report_interval=interval)

@@ -56,7 +56,7 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, '_kill', self._kill))
         self.useFixture(test.fixtures.MockPatchObject(
-            supervisor, '_is_child', self.children.__contains__))
+            supervisor, 'is_child', self.children.__contains__))
         # Whether SIGHUP waits to be taken.
         self.hup = False
         self.useFixture(test.fixtures.MockPatchObject(
@@ -624,6 +624,126 @@ class TellTestCase(SupervisorTestCase):
         self.assertEqual([], self.signals)
 
 
+class HopelessTestCase(SupervisorTestCase):
+    """Whether to start the service again would help."""
+
+    def setUp(self):
+        super().setUp()
+        self.watch(0)
+
+    def all_stuck(self):
+        for row in self.board.rows:
+            self.fill(row)
+
+    def test_one_is_not_stuck(self):
+        for row in self.board.rows[1:]:
+            self.fill(row)
+        self.look(600)
+        self.assertFalse(self.supervisor.failing)
+        self.trials.assert_not_called()
+
+    def test_all_are_stuck(self):
+        self.all_stuck()
+        self.look(50)
+        self.assertFalse(self.supervisor.failing)
+        self.look(12)
+        self.assertTrue(self.supervisor.failing)
+        # Asked again from time to time, as an outage may begin.
+        self.look(50)
+        self.trials.assert_called_once_with(mock.sentinel.attempt, 103)
+        self.look(600)
+        self.assertTrue(self.supervisor.failing)
+        self.outage = 'broker gone'
+        self.look(62)
+        self.assertFalse(self.supervisor.failing)
+        self.assertEqual('broker gone', self.supervisor.outage)
+
+    def test_one_gets_on_again(self):
+        self.all_stuck()
+        self.look(62)
+        self.row.end(self.row.tasks[2])
+        self.row.begin(b'')
+        self.look(0.5)
+        self.assertFalse(self.supervisor.failing)
+
+    def test_outage(self):
+        self.outage = 'broker gone'
+        self.all_stuck()
+        self.look(600)
+        self.assertFalse(self.supervisor.failing)
+        self.assertEqual('broker gone', self.supervisor.outage)
+        self.assertEqual(1, self.logged('a new one could do no better'))
+        self.outage = None
+        self.look(INTERVAL + 1)
+        self.assertIsNone(self.supervisor.outage)
+        # Then each has all of its time.
+        self.look(49)
+        self.assertFalse(self.supervisor.failing)
+        self.look(62)
+        self.assertTrue(self.supervisor.failing)
+
+    def test_no_heartbeats(self):
+        self.conf.report_interval = 0
+        self.silent.update(HOSTS)
+        self.look(600)
+        self.assertFalse(self.supervisor.failing)
+        self.trials.assert_not_called()
+
+    def test_one_stops_or_starts(self):
+        self.all_stuck()
+        self.row.enter(board.STOPPING)
+        self.look(100)
+        self.assertFalse(self.supervisor.failing)
+        # It has ended, and is started again.
+        self.children.discard(1)
+        self.look(10)
+        self.assertFalse(self.supervisor.failing)
+        self.row.open()
+        self.row.pid = 7
+        self.children.add(7)
+        self.look(80)
+        self.assertFalse(self.supervisor.failing)
+        # One that hangs before it serves counts, too.
+        self.look(20)
+        self.assertTrue(self.supervisor.failing)
+
+    def test_none_runs(self):
+        for timeout in (0, TIMEOUT):
+            self.children.clear()
+            self.watch(timeout)
+            self.children.clear()
+            self.look(25)
+            self.assertFalse(self.supervisor.failing)
+            self.look(10)
+            self.assertTrue(self.supervisor.failing)
+        self.trials.assert_not_called()
+
+    def test_none_runs_for_long(self):
+        # As with queues of another type in the way.
+        for _fork in range(20):
+            for row in self.board.rows:
+                row.open()
+                row.pid = 99
+                self.look(10)
+                self.assertFalse(self.supervisor.failing)
+
+    def test_stuck_ones_are_replaced(self):
+        self.watch(TIMEOUT)
+        self.all_stuck()
+        self.look(TIMEOUT + 1)
+        self.assertFalse(self.supervisor.failing)
+        self.assertEqual({'stuck': 1}, dict(
+            next(watched.reasons for watched in self.supervisor.watched
+                 if watched.reasons)))
+
+    def test_parent_stops(self):
+        self.all_stuck()
+        self.look(62)
+        with mock.patch.object(self.supervisor, '_sigterm', None):
+            self.look(1)
+        self.assertFalse(self.supervisor.failing)
+
+
 class ThreadTestCase(SupervisorTestCase):
 
     def test_nobody_is_forked_while_it_logs(self):
@@ -694,7 +814,7 @@ class ProcessTestCase(test.NoDBTestCase):
         os.read(reader, 5)
 
     def end(self):
-        if supervisor._is_child(self.pid):
+        if supervisor.is_child(self.pid):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
@@ -734,13 +854,13 @@ class ProcessTestCase(test.NoDBTestCase):
             self.supervisor._dump(self.watched, time.monotonic())
             self.look_until(lambda: self.stdlog.logger.output.count(
                 ' in start_worker') == number)
-        self.assertTrue(supervisor._is_child(self.pid))
+        self.assertTrue(supervisor.is_child(self.pid))
 
     def test_one_that_has_ended_is_no_child(self):
         self.start_worker(signal.pause)
-        self.assertTrue(supervisor._is_child(self.pid))
+        self.assertTrue(supervisor.is_child(self.pid))
         os.kill(self.pid, signal.SIGKILL)
-        self.look_until(lambda: not supervisor._is_child(self.pid))
+        self.look_until(lambda: not supervisor.is_child(self.pid))
         # It is the launcher that takes note of that.
         self.assertEqual(self.pid, os.waitpid(self.pid, 0)[0])
 
