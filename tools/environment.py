@@ -20,6 +20,7 @@ import base64
 import hashlib
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def _version(python):
 def _digest(release, env):
     # With its path, because a virtual environment cannot be moved. Which
     # Python runs this tool does not matter: it may be another one next time.
-    text = '\n'.join(['1', *release.pythons, str(env), release.version])
+    text = '\n'.join(['1', *release.pythons, str(env), release.version,
+                      _entry_points(release)])
     return hashlib.sha256(
         text.encode() + release.lock.read_bytes()).hexdigest()
 
@@ -190,16 +192,31 @@ def _pointer(release, folder):
         f'{info}/WHEEL': b'Wheel-Version: 1.0\nGenerator: series\n'
                          b'Root-Is-Purelib: true\nTag: py3-none-any\n',
     }
-    for name in ('entry_points.txt', 'pbr.json'):
-        path = infos[0] / name
-        if path.is_file():
-            files[f'{info}/{name}'] = path.read_bytes()
+    files[f'{info}/entry_points.txt'] = _entry_points(release).encode()
+    if (path := infos[0] / 'pbr.json').is_file():
+        files[f'{info}/pbr.json'] = path.read_bytes()
     files[f'{info}/RECORD'] = _record(files, info)
     wheel = Path(folder) / f'{stem}-py3-none-any.whl'
     with zipfile.ZipFile(wheel, 'w') as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return wheel
+
+
+def _entry_points(release):
+    """Those of the sdist, and the scripts that the series adds."""
+    texts = [path.read_text() for path in sorted(
+        release.tree.glob('*.egg-info/entry_points.txt'))]
+    for name in ('pyproject.toml', 'setup.cfg'):
+        path = release.tree / name
+        for script in re.findall(
+                rf'^ *({release.project}-[\w-]+ = )"?([\w.]+:\w+)"?$',
+                path.read_text() if path.is_file() else '', re.MULTILINE):
+            line = ''.join(script)
+            if texts and line not in texts[0]:
+                texts[0] = texts[0].replace(
+                    '[console_scripts]\n', f'[console_scripts]\n{line}\n')
+    return ''.join(texts)
 
 
 def _record(files, info):

@@ -16,7 +16,7 @@ Outages, kolla's settings (test_messaging) and stops have both by themselves.
 """
 
 from tests.integration import test_blocked
-from tests.integration import test_probe
+from tests.integration import test_health
 from tests.integration import test_records
 from tests.integration import test_replaced
 from tests.integration import test_scheduler
@@ -42,6 +42,6 @@ class WorkerRecordsTestCase(test_records.WorkerRecordsTestCase):
     BINARY = 'nova-conductor'
 
 
-class StatesTestCase(test_probe.StatesTestCase):
+class StatesTestCase(test_health.StatesTestCase):
 
     BINARY = 'nova-conductor'

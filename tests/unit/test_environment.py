@@ -57,6 +57,15 @@ class TestEnvironment(repository.RepositoryTest):
                          self.git('status', '--porcelain', '--ignored',
                                   '--', ':!*__pycache__*'))
 
+    def test_has_the_scripts_that_the_series_adds(self):
+        self.succeed('build', '1.0')
+        self.write('build/1.0/pyproject.toml', '[project.scripts]\n'
+                   'nova-tell = "nova.service:tell"\n'
+                   'nova-more = "nova.service:tell"\n')
+        self.ensure()
+        for name in ('nova-tell', 'nova-more'):
+            self.assertTrue(self.python.with_name(name).exists(), name)
+
     def test_made_once(self):
         self.succeed('build', '1.0')
         self.assertIn('installing', self.ensure())
