@@ -29,6 +29,7 @@ import nova.conf
 from nova import context
 from nova.db.main import api as main_db_api
 from nova.i18n import _
+from nova import rpc
 from nova.workers import identity
 from nova.workers import roster
 
@@ -85,11 +86,17 @@ def _prepare():
         # The commands say themselves, in one line, what these have to say.
         for name in ('oslo.messaging', 'amqp'):
             logging.getLogger(name).logger.setLevel(logging.CRITICAL)
-    # A process of some seconds needs no heartbeats of its connections, and
-    # with them it takes oslo.messaging longer to close the last one.
+    rabbit = 'oslo_messaging_rabbit'
     with contextlib.suppress(cfg.NoSuchOptError, cfg.NoSuchGroupError):
-        CONF.set_override(
-            'heartbeat_timeout_threshold', 0, 'oslo_messaging_rabbit')
+        # A process of some seconds needs no heartbeats of its connections, and
+        # with them it takes oslo.messaging longer to close the last one.
+        CONF.set_override('heartbeat_timeout_threshold', 0, rabbit)
+        if CONF[rabbit].use_queue_manager:
+            # It would give the name of one queue for replies to each command
+            # that runs at a time, and each would get the answers of others.
+            CONF.set_override('use_queue_manager', False, rabbit)
+            rpc.cleanup()
+            rpc.init(CONF)
 
 
 def _context():

@@ -217,6 +217,9 @@ def ping(ctxt, workers, timeout):
     if any(answer.error for answer in answers):
         # It may have gone away meanwhile.
         _reach_broker(ctxt)
+    for one in pings:
+        if one.failure:
+            raise BrokerUnreachable(reason=one.failure)
     return answers
 
 
@@ -224,6 +227,8 @@ class _Ping:
     """One ping, which runs in a thread of its own.
 
     :ivar done: the threading.Event that tells the end
+    :ivar failure: None, or why the ping could not be sent, or its answer not
+        be received, which is not the fault of the worker
     """
 
     def __init__(self, ctxt, worker, timeout, undeliverable, release):
@@ -239,6 +244,7 @@ class _Ping:
             # It says so at once if there is no such queue.
             transport_options=messaging.TransportOptions(at_least_once=True))
         self._answer = Answer(error=_('no answer in %g seconds') % timeout)
+        self.failure: str | None = None
         self.done = threading.Event()
 
     @property
@@ -254,7 +260,11 @@ class _Ping:
         except messaging.MessagingTimeout:
             pass
         except Exception as exc:
-            self._answer = Answer(error=_one_line(exc))
+            # So oslo.messaging calls what a worker has raised.
+            if type(exc).__name__.endswith(('RemoteError', '_Remote')):
+                self._answer = Answer(error=_one_line(exc))
+            else:
+                self.failure = _one_line(exc)
         finally:
             self._release()
             self.done.set()
@@ -302,7 +312,9 @@ def _reach_broker(ctxt):
 
 def _client(topic, server, **kwargs):
     target = messaging.Target(topic=topic, namespace='baseapi', version='1.1')
-    return rpc.get_client(target).prepare(server=server, retry=0, **kwargs)
+    # Each host of the URL once.
+    return rpc.get_client(target).prepare(
+        server=server, retry=len(rpc.get_transport_url().hosts[1:]), **kwargs)
 
 
 def _start(function):

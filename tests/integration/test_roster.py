@@ -12,13 +12,17 @@
 
 """nova-manage worker with real processes, broker and database."""
 
+import concurrent.futures
 import json
 import os
 import subprocess
 import time
+import urllib.parse
 
 import ddt
 
+from lab import process
+from lab.servers import broker
 from lab.servers import cloud as lab_cloud
 from lab.servers import database
 from tests.integration import base
@@ -187,3 +191,30 @@ class RosterTestCase(base.LabTestCase):
             self.assertEqual(1, done.stderr.count(CLEAR[line]), done.stderr)
             self.assertNotIn('Traceback', done.stderr)
             self.assertNotIn('AMQP server', done.stderr)
+
+    def test_ping_beside_a_dead_host(self):
+        # Which host of the URL it tries first is chance.
+        url = urllib.parse.urlsplit(base.rabbitmq().transport_url)
+        user = url.netloc.rpartition('@')[0]
+        made = self.cloud({'DEFAULT': {'transport_url': url._replace(
+            netloc=f'{url.netloc},{user}@127.0.0.1:{process.free_port()}'
+        ).geturl()}})
+        self.start(made, workers=2)
+        for _ping in range(6):
+            self.assertEqual((0, '2 of 2 answered\n'),
+                             self.manage(made, 'worker ping'))
+
+    def test_pings_at_a_time_with_the_queue_manager(self):
+        private = self.enterContext(broker.PrivateBroker())
+        made = self.cloud(base.KOLLA, private)
+        scheduler = self.start(made, workers=3)
+        made.faults.stop(scheduler.workers()[3])
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            waits = pool.submit(self.run_manage, made,
+                                'worker ping --timeout 40', None, NODE)
+            while not waits.done():
+                done = self.run_manage(
+                    made, 'worker ping --worker 1 --timeout 20', None, NODE)
+                self.assertEqual((0, '1 of 1 answered\n'),
+                                 (done.returncode, done.stdout), done.stderr)
+            self.assertEqual(1, waits.result().returncode)

@@ -17,6 +17,7 @@ from unittest import mock
 
 import ddt
 import fixtures
+from oslo_config import cfg
 from oslo_db import exception as db_exc
 from oslo_serialization import jsonutils
 from sqlalchemy import exc as sqla_exc
@@ -196,6 +197,24 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             (1, '1 of 2 answered\n',
              'nova-scheduler n-worker-10: no answer in 5 seconds\n'),
             self.manage('ping'))
+
+    def test_ping_has_a_reply_queue_of_its_own(self):
+        rabbit = 'oslo_messaging_rabbit'
+        conf = cfg.ConfigOpts()
+        conf.register_opts([cfg.BoolOpt('use_queue_manager'),
+                            cfg.IntOpt('heartbeat_timeout_threshold')], rabbit)
+        conf.register_opt(cfg.BoolOpt('debug'))
+        conf([], default_config_files=[], default_config_dirs=[])
+        for shared in (True, False):
+            conf.set_override('use_queue_manager', shared, rabbit)
+            with mock.patch.multiple(workers, CONF=conf, rpc=mock.DEFAULT
+                                     ) as mocks:
+                workers._prepare()
+            self.assertFalse(conf[rabbit].use_queue_manager)
+            # The transport was made when the configuration was read.
+            self.assertEqual(
+                [mock.call.cleanup(), mock.call.init(conf)] if shared else [],
+                mocks['rpc'].mock_calls)
 
     def test_ping_none_known(self):
         self.roster.workers.return_value = []

@@ -185,6 +185,7 @@ class PingTestCase(test.NoDBTestCase):
         self.call = mock.Mock(side_effect=self._call)
         self.cast = mock.Mock()
         self.prepared = []
+        self.retry = 0
         self.outcomes = {}
         self.useFixture(test.fixtures.MockPatch(
             'nova.rpc.get_client', side_effect=self._get_client))
@@ -196,7 +197,7 @@ class PingTestCase(test.NoDBTestCase):
         self.assertEqual('1.1', target.version)
 
         def prepare(server, retry, **kwargs):
-            self.assertEqual(0, retry)
+            self.assertEqual(self.retry, retry)
             self.prepared.append((target.topic, server))
 
             def call(ctxt, method, arg):
@@ -311,3 +312,26 @@ class PingTestCase(test.NoDBTestCase):
         self.cast.side_effect = [None, messaging.MessageDeliveryFailure('x')]
         self.outcomes = {'scheduler.a': [messaging.MessagingTimeout()]}
         self.assertRaises(roster.BrokerUnreachable, self.ping, 'a', 'b')
+
+    @ddt.data(messaging.MessageDeliveryFailure('gone\naway'),
+              PermissionError('gone'))
+    def test_own_error_is_not_of_a_worker(self, exc):
+        self.outcomes = {'scheduler.a': [exc]}
+        error = self.assertRaises(
+            roster.BrokerUnreachable, self.ping, 'a', 'b')
+        self.assertIn('gone', str(error))
+        self.assertNotIn('\n', str(error))
+
+    def test_error_of_a_worker(self):
+        # As oslo.messaging makes it of one that it may import.
+        raised = type('OSError_Remote', (OSError,), {})('no files left')
+        self.outcomes = {'scheduler.a': [raised]}
+        self.assertEqual(['OSError_Remote: no files left', None],
+                         [answer.error for answer in self.ping('a', 'b')])
+
+    def test_each_host_of_the_url_once(self):
+        self.useFixture(test.fixtures.MockPatch(
+            'nova.rpc.get_transport_url', return_value=mock.Mock(
+                hosts=[1, 2, 3])))
+        self.retry = 2
+        self.assertEqual([None], [a.error for a in self.ping('a')])
