@@ -351,7 +351,7 @@ class HoldBackTestCase(RPCServerTestCase):
 
 
 class OsloMessagingTestCase(test.NoDBTestCase):
-    """Where one of these fails, nova.workers.deliveries has to find another way."""
+    """Where one of these fails, deliveries.py has to find another way."""
 
     def setUp(self):
         super().setUp()
