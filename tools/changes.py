@@ -230,6 +230,8 @@ def _staged(series):
 def commits(release, tree, stage=None):
     """Return the commits of a built tree and their changes, in order.
 
+    A bug that a release does not have is an empty commit there, left out.
+
     :param stage: only those of this stage
     :raises: Error if there is no such stage
     """
@@ -240,7 +242,8 @@ def commits(release, tree, stage=None):
                     f'{", ".join(known) or "none"}')
     found = git(tree, 'rev-list', '--reverse', 'base..HEAD').split()
     return [(commit, change) for commit, change in zip(found, series)
-            if stage in (None, change.stage)]
+            if stage in (None, change.stage)
+            and (change.adds or change.edits)]
 
 
 def _read(folder, release, names):
@@ -260,9 +263,8 @@ def _read(folder, release, names):
     diffs = edits.read(_text(patch), names, shown(patch))[release.name]
     for path in diffs:
         _check(path, f'{shown(patch)} edits')
-    if not adds and not diffs:
-        raise Error(f'{shown(folder)} neither adds nor edits anything '
-                    f'for {release.name}')
+    if not adds and not _text(patch).strip():
+        raise Error(f'{shown(folder)} neither adds nor edits anything')
     stage = _text(folder / 'stage').rstrip('\n')
     if not re.fullmatch(r'[a-z0-9-]*', stage):
         raise Error(f'{shown(folder)}/stage is not a name of lower case '

@@ -141,13 +141,13 @@ def assemble(release, series, tree):
         for path, text in change.edited(release, lambda path: _text(
                 tree / path)):
             (tree / path).write_bytes(encode(text))
-        git(tree, 'add', '--force', '--', *change.adds, *change.edits)
+        git(tree, 'add', '--all', '--force')
         _commit(tree, change.message, EPOCH + place)
 
 
 def _commit(tree, message, date):
     git(tree, 'commit', '--quiet', '--no-verify', '--cleanup=verbatim',
-        '--file=-', data=message, date=date)
+        '--allow-empty', '--file=-', data=message, date=date)
 
 
 def _text(path):
@@ -317,8 +317,6 @@ def _change(tree, commit, base):
                         f'file')
         data = encode(git(tree, 'cat-file', 'blob', f'{commit}:{path}'))
         adds[path] = changes.File(data, mode == '100755')
-    if not paths:
-        raise Error(f'"{subject}" is an empty commit')
     return changes.Change('', message, adds, diffs)
 
 
@@ -354,11 +352,10 @@ def _edits(tree, release, new, commits):
         for name, one in everyone.items():
             this = dataclasses.replace(change, edits={
                 path: diff for path, diff in now[name].items() if diff})
-            if not this.adds and not this.edits:
-                raise Error(f'"{change.subject}" neither adds nor edits '
-                            f'anything for {name}')
             texts[name].update(this.edited(one, texts[name].get))
             series[name].append(this)
+        if not change.adds and not any(now.values()):
+            raise Error(f'"{change.subject}" is an empty commit')
     return series
 
 

@@ -31,6 +31,7 @@ import selectors
 import socket
 import threading
 import time
+import typing as ty
 
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
@@ -92,8 +93,9 @@ class Health:
         self._node = node
         self._began = time.monotonic()
         # Where it does not listen yet, and why not.
-        self._missing = {uri.replace('{binary}', binary): None
-                         for uri in CONF.healthcheck.uri}
+        self._missing: dict[str, str | None] = {
+            uri.replace('{binary}', binary): None
+            for uri in CONF.healthcheck.uri}
         # Or the launcher says that it is ready before any worker is.
         self._systemd = os.environ.pop('NOTIFY_SOCKET', None)
         self._watchdog = os.environ.get('WATCHDOG_PID', str(
@@ -101,7 +103,7 @@ class Health:
         self._told = {}
         # By path, of this look at the workers.
         self._answers: dict = {}
-        self._selector = None
+        self._selector: ty.Any = None
 
     def start(self):
         """Begin in a thread, from the parent."""

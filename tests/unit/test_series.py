@@ -245,7 +245,11 @@ class TestBuild(repository.RepositoryTest):
         self.add_older()
         self.change('03-late', patch='Releases: 0.9\n' +
                     edit('nova/service.py', 9))
-        self.assertIn('03-late neither adds nor edits anything for 1.0',
+        self.succeed('build', '0.9')
+        self.succeed('export', '1.0', 'patches')
+        self.assertNotIn('late', (self.root / 'patches/series').read_text())
+        self.change('04-later')
+        self.assertIn('04-later neither adds nor edits anything',
                       self.refuse('build', '1.0'))
 
     def test_malformed(self):
