@@ -24,7 +24,7 @@ def _options(group, notes):
     """The options of a service whose workers have worker hosts.
 
     :param group: the group of the service's options
-    :param notes: what is to be known of its requests
+    :param notes: when a worker of this service is replaced, too
     """
     return [
         cfg.BoolOpt(
@@ -53,11 +53,11 @@ Related options:
             help=f"""
 Seconds after which a worker that has begun no message is replaced.
 
-Each worker regularly sends a message to itself. A worker that has begun
-neither that message nor a request for that many seconds is stuck: its dispatch
-pool is blocked, or the whole process is. It is made to write the stacks of its
-threads to the log, is killed, and is started again under the same worker host.
-The log names the requests that are lost with it.
+Each worker regularly sends itself a message, the self-ping. A worker that has
+begun neither a self-ping nor a request for that many seconds is stuck: all the
+threads that run its requests are blocked, or the whole process is. The stacks
+of its threads are logged, and it is killed and started again under the same
+worker host. The log names the requests that are lost with it.
 
 Before that, a trial finds out whether a new worker would do better: a process
 sends a message and receives it, commits to the main database and reads the API
@@ -156,15 +156,15 @@ Related options:
 """),
     ],
     scheduler.scheduler_group: _options('scheduler', """\
-It is, if all its threads wait for a Placement that
-does not answer, so keep this longer than ``[placement] timeout``."""),
+A worker is replaced, though, if all its threads wait for a Placement that does
+not answer, so keep this longer than ``[placement] timeout``."""),
     conductor.conductor_group: _options('conductor', """\
-It is, if all its threads wait for other services:
-for nova-scheduler (up to ``[DEFAULT] rpc_response_timeout``), nova-compute (up
+A worker is replaced, though, if all its threads wait for other services: for
+nova-scheduler (up to ``[DEFAULT] rpc_response_timeout``), nova-compute (up
 to ``[DEFAULT] long_rpc_timeout``), the message broker of a cell, Neutron,
-Cinder or Glance. What it was doing is lost then, as when it is killed: a
-server that was being built stays in BUILD, and one that was being migrated
-keeps its task state."""),
+Cinder or Glance. Its requests are lost then: a server that was being built
+stays in BUILD, and a server that was being migrated keeps its task
+state."""),
 }
 
 

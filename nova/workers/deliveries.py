@@ -12,8 +12,9 @@
 
 """The limit of oslo.messaging's RPC servers, for versions that have none.
 
-Does in the listener of oslo.messaging's RabbitMQ driver what later versions
-do by themselves, and goes when nova needs such a version.
+Later versions of oslo.messaging have the limit in their RabbitMQ driver. Here
+it is put into the listener of that driver, by private names. Remove this
+module when nova requires such a version.
 """
 
 import collections
@@ -63,7 +64,7 @@ def _release_after(limit, process, incoming):
 
 
 class _Deliveries:
-    """What the broker has delivered and nobody has acknowledged.
+    """The messages that the broker has delivered and that wait for a thread.
 
     All of it runs in the listener's thread.
     """

@@ -13,11 +13,11 @@
 """A heartbeat that travels through the worker's own queue.
 
 nova's services write their heartbeat on a timer, so a service is up as long as
-that timer runs, whatever became of the rest. Here the timer sends a self-ping,
-a message to the worker's own RPC server, and the heartbeat is due when that
-runs. So ``up`` means: this worker takes messages from its queue and runs them.
-One worker of a node writes the heartbeats of all whose self-ping has run, so
-that a node commits as seldom as it does with one record.
+that timer runs, even if the rest of the service hangs. Here the timer sends a
+self-ping, a message to the worker's own RPC server, and the heartbeat is due
+when the worker runs that message. So ``up`` means: this worker takes messages
+from its queue and runs them. One worker of a node writes all heartbeats that
+are due there, so a node commits as seldom as it does with one record.
 """
 
 import time
@@ -87,7 +87,7 @@ class Heartbeat:
         self._row.ticked = time.monotonic()
 
     def _reconnected(self):
-        """Casts, and the self-ping, may have been lost meanwhile."""
+        """Make up for casts and a self-ping that may have been lost."""
         refresh.mark_stale(self._service.manager)
         if self._sent != float('inf'):
             self._sent = None
@@ -119,12 +119,12 @@ class Heartbeat:
             self._sent = None
 
     def _write_heartbeats(self):
-        """Write those that are due."""
+        """Write the heartbeats that are due on this node."""
         now = self._row.pinged = time.monotonic()
         if self._row.record != self._service.service_ref.id:
             # A sibling has made the record again.
             self._look_for_record(self._row)
-        # Who wrote last goes on. Others write when that worker has stopped.
+        # The worker that wrote last goes on; others write when it has stopped.
         if (self._row.wrote < max(row.wrote for row in self._board.rows) and
                 now - self._row.written < 1.5 * CONF.report_interval):
             return
@@ -141,10 +141,10 @@ class Heartbeat:
                 self._look_for_record(row)
 
     def _look_for_record(self, row):
-        """Make the record of a worker again if somebody has deleted it.
+        """Create the record of a worker again if somebody has deleted it.
 
-        The clean-up jobs of deployments delete records that are down, as all
-        are while the message broker is away.
+        The clean-up jobs of deployments delete records that are down, and all
+        records are down while the message broker is away.
         """
         ctxt, ours = context.get_admin_context(), self._service.service_ref
         try:

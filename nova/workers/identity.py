@@ -36,8 +36,8 @@ TOPICS = {'nova-scheduler': 'scheduler', 'nova-conductor': 'conductor'}
 #: address. No host has such a name, so nobody calls one.
 NODE_SERVER = '@'
 
-# Only the last suffix is ours: the name of a node may look like a worker host
-# itself (Kubernetes nodes are named like 'k8s-worker-1').
+# Only the last suffix is interpreted: the name of a node may itself look like
+# a worker host (Kubernetes nodes are named like 'k8s-worker-1').
 _WORKER_HOST = re.compile(r'(?P<node>.+)-worker-(?P<number>[1-9][0-9]*)')
 
 # The worker host of this process, once it is bound to one.
@@ -58,8 +58,9 @@ def worker_host(node: str, number: int) -> str:
 def parse(host: str) -> WorkerId | None:
     """The node and number a worker host is made of.
 
-    :returns: None if the name is no worker host. A node may have such a name
-        as well, so what the name means has to be known from elsewhere.
+    :returns: a WorkerId; None if the name does not look like a worker host. A
+        node may have such a name as well, so the caller has to know from
+        elsewhere which of the two it is.
     """
     match = _WORKER_HOST.fullmatch(host)
     if match is None:
@@ -74,7 +75,7 @@ def bind(host: str) -> None:
 
 
 def own_host() -> str:
-    """Who this process is: its worker host, or ``[DEFAULT] host``."""
+    """The worker host of this process; ``[DEFAULT] host`` if it has none."""
     return _own or CONF.host
 
 

@@ -61,7 +61,7 @@ LOG = logging.getLogger(__name__)
 PREFETCH_COUNT = 2
 RABBIT = 'oslo_messaging_rabbit'
 
-# Seconds for a probe of the node address to be answered at a stop.
+# How many seconds stop() waits for the RPC server of the node address to stop.
 NODE_STOP_TIME = 0.5
 
 

@@ -12,10 +12,10 @@
 
 """Nodes that cannot run workers beside each other.
 
-The node address of a node is the name of its RPC server. If a node is called
-like a worker host of another one, ``n1-worker-1`` beside ``n1``, both listen
-on one queue, and each takes messages of the other. Whoever starts second is
-told.
+The node address of a node is the name of its RPC server. If the name of a node
+is also a worker host of another node, as ``n1-worker-1`` is of ``n1``, both
+listen on one queue, and each takes messages of the other. So the node that is
+started second does not start, and says why.
 """
 
 import time
@@ -32,13 +32,13 @@ CONF = nova.conf.CONF
 def check(binary, node, workers):
     """Make sure that no other live node takes the messages of this one.
 
-    Takes a little more than a report_interval if the node is called like a
-    worker host and its own record from before it had workers is up still.
+    Takes up to one and a half report_interval if the name of the node looks
+    like a worker host and there is a record of that name that is still up.
 
     :param binary: the binary of the services to look at
     :param node: the value of ``[DEFAULT] host``
     :param workers: how many workers the node is about to have
-    :raises: ValueError, with one line for the operator, if one does
+    :raises: ValueError, with one line for the operator, if another node does
     """
     api = servicegroup.API()
     ours = {identity.worker_host(node, number)

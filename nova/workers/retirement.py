@@ -12,9 +12,9 @@
 
 """Removing the records of workers that are gone.
 
-Records outlive workers: the one that the node had before its workers got
-worker hosts, and after a scale-down those of the workers with the highest
-numbers. Each would stand in the service list as down for ever.
+Some records outlive what they stand for: the record that the node had before
+its workers got worker hosts, and after a scale-down the records of the workers
+with the highest numbers. They would stay in the service list as down.
 """
 
 from oslo_log import log as logging
@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Retirement:
-    """Retires the workers that a node has no more.
+    """Removes the records of workers that a node no longer has.
 
     :param server: the nova.service.Service of a worker
     :param node: the node of the worker

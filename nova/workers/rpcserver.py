@@ -14,8 +14,8 @@
 
 oslo.messaging acknowledges a request as soon as it has read it, and puts it
 into a dispatch pool whose backlog has no limit. So a worker whose pool is
-blocked goes on taking its share of all requests for ever, and a slow one
-collects every caller in its backlog. Here a request waits with the broker
+blocked goes on taking its share of all requests, and a slow worker collects
+every caller in its backlog. Here a request waits with the broker
 until a thread is free, so the broker gives it to another worker.
 """
 
@@ -37,8 +37,8 @@ _INSTANCES = ('instance', 'instance_uuid', 'instances', 'instance_uuids',
 class ConcurrencyLimit:
     """Lets no more messages run at a time than there are threads.
 
-    A semaphore, as oslo.messaging's ``limit``, that the RPC servers of a
-    worker share. No message runs before open().
+    A semaphore that the RPC servers of a worker share, in the form of
+    oslo.messaging's ``limit``. No message runs before open().
     """
 
     def __init__(self):

@@ -12,12 +12,12 @@
 
 """Could a new process do better than a worker that runs nothing?
 
-To replace a worker that waits for the message broker or for a database helps
-nobody, and all would be replaced one after the other. A trial finds out: a
-process that the parent forks does over new connections what a worker does for
-its heartbeat. It has to be true at the time, as a connection that has hung for
-an hour proves nothing; and it has to be a process, as nothing else can be
-ended whatever it waits for.
+Replacing a worker that waits for the message broker or for a database would
+help nobody, and all workers would be replaced one after the other. A trial
+finds out: a process that the parent forks does over new connections what a
+worker does for its heartbeat. The connections are new because one that has
+hung for an hour says nothing about the broker or the database now. The trial
+is a process because only a process can be ended whatever it waits for.
 """
 
 import contextlib
@@ -46,8 +46,9 @@ TIME = 15
 
 _SUCCESS = 'success'
 
-# What MySQL and MariaDB answer who have no connection left, for all or for
-# this user. The stuck worker may have them, and a new one gets its.
+# The errors of MySQL and MariaDB that no connection is left, for all or for
+# this user. The stuck worker may hold the connections, and its replacement
+# gets them.
 _NO_CONNECTION_LEFT = (1040, 1203, 1226)
 
 

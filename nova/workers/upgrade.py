@@ -12,7 +12,7 @@
 
 """The upgrade check of the node names: do all workers get a worker host?
 
-Where a name is too long, no worker starts. This tells so before the upgrade.
+If a name is too long, no worker starts. This check warns before the upgrade.
 """
 
 from oslo_upgradecheck import upgradecheck
