@@ -98,7 +98,11 @@ class Heartbeat:
         if self._sent is not None:
             if self.limit.full:
                 self._sent = max(self._sent, now)
-            if now - self._sent < CONF.report_interval + reconnect_time():
+            # Where other messages have begun since, a dead consumer got this
+            # one: the broker has not noticed yet that a process was killed.
+            if (self._row.begun <= self._sent and
+                    now - self._sent < CONF.report_interval +
+                    reconnect_time()):
                 return
         self._sent = now
         try:

@@ -220,6 +220,14 @@ class SelfPingTestCase(HeartbeatTestCase):
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
         self.assertEqual(1, self.pings(30))
 
+    def test_sent_again_where_others_begin(self):
+        # A consumer of a process that was killed has it.
+        self.assertEqual(1, self.pings(INTERVAL))
+        self.now += 1
+        self.worker.row.end(self.worker.row.begin(b'r m i'))
+        self.assertEqual(1, self.pings(INTERVAL))
+        self.assertEqual(0, self.pings(INTERVAL))
+
     def test_sent_again_after_a_reconnect(self):
         # Its listener has lost what the queue had, and consumes anew.
         self.worker.ping()
