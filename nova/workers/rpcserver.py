@@ -145,11 +145,16 @@ class RPCServer:
 
 def _describe(incoming):
     """Request id, method and instance of a request, as bytes."""
-    message, args = incoming.message, incoming.message.get('args') or {}
+    message = incoming.message
     if message.get('namespace') in PINGS:
         return b''
+    try:
+        instance = _instance(message.get('args') or {})
+    except Exception:
+        # The dispatcher refuses arguments that are not valid, and replies.
+        instance = '-'
     return (f"{incoming.ctxt.get('request_id', '-')} {message.get('method')} "
-            f'instance {_instance(args)}').encode()
+            f'instance {instance}').encode(errors='replace')
 
 
 def _instance(args):

@@ -447,6 +447,20 @@ class DescribeTestCase(test.NoDBTestCase):
             b'- m instance -', rpcserver._describe(mock.Mock(
                 ctxt={}, message={'method': 'm'})))
 
+    @ddt.data([1], 'x', {'instance': {'nova_object.data': None}},
+              {'instance': {'nova_object.data': [1]}})
+    def test_arguments_that_are_not_valid(self, args):
+        # The dispatcher tells who has sent them.
+        self.assertEqual(
+            b'- m instance -', rpcserver._describe(mock.Mock(
+                ctxt={}, message={'method': 'm', 'args': args})))
+
+    def test_text_that_is_not_valid(self):
+        self.assertEqual(
+            b'- m? instance ?', rpcserver._describe(mock.Mock(
+                ctxt={}, message={'method': 'm\ud800', 'args': {
+                    'instance': '\udcff'}})))
+
     @ddt.data(*rpcserver.PINGS)
     def test_ping(self, namespace):
         self.assertEqual('', self.describe('ping', {}, namespace=namespace))
