@@ -166,6 +166,16 @@ class ReloadTestCase(base.LabTestCase):
         self.check_no_traceback(made.log())
 
     @ddt.data(*base.MODES)
+    def test_with_a_thread_of_oslo_reports(self, mode):
+        made = self.cloud()
+        service = self.start(made, workers=2, mode=mode, conf={
+            'oslo_reports': {'file_event_handler': made.folder}})
+        pids = self.pids(service)
+        service.reload()
+        self.assertFalse(set(pids.values()) &
+                         set(self.pids(service).values()))
+
+    @ddt.data(*base.MODES)
     def test_sigterm_during_a_reload(self, mode):
         made, service, _client = self.serve(mode, 3)
         first = service.workers()[1]
