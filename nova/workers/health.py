@@ -382,6 +382,7 @@ def _bind(uri):
             # Nobody can connect before it has its mode.
             new = f'{path}.{os.getpid()}'
             sock.bind(new)
+            stack.callback(os.unlink, new)
             os.chmod(new, MODE)
             sock.listen(BACKLOG)
             os.rename(new, path)

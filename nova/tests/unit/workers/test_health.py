@@ -319,6 +319,21 @@ class ServeTestCase(HealthBase):
         self.assertEqual(200, self.get('/health')[0])
         self.assertEqual(1, self.stdlog.logger.output.count(line))
 
+    def test_folder_in_its_place(self):
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, 'INTERVAL', 0.01))
+        os.mkdir(self.path)
+        self.useFixture(test.fixtures.MockPatch('os.register_at_fork'))
+        self.health = self.made()
+        self.health.start()
+        self.addCleanup(self.health.close)
+        self.wait(lambda: 'Is a directory' in self.stdlog.logger.output)
+        os.rmdir(self.path)
+        self.wait(lambda: not self.health._missing)
+        self.assertEqual(200, self.get('/health')[0])
+        self.assertEqual(['s'], os.listdir(self.folder.path))
+        self.assertEqual(1, self.stdlog.logger.output.count('Cannot answer'))
+
     def test_nobody_asked(self):
         self.flags(uri=[], group='healthcheck')
         with mock.patch.object(threading, 'Thread') as thread:
