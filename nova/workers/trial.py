@@ -64,8 +64,13 @@ class Trial:
     def __init__(self, function, *args):
         self.error: str | None = None
         self._reader, writer = os.pipe()
-        self._pid = os.fork()
-        if not self._pid:
+        try:
+            self._pid = os.fork()
+        except OSError as exc:
+            # There would be none for a new worker, either.
+            self._pid = None
+            os.write(writer, f'no process: {exc}'.encode())
+        if self._pid == 0:
             _run(writer, function, args)
         os.close(writer)
 
@@ -73,7 +78,7 @@ class Trial:
     def ended(self):
         """Whether the trial has ended. Not to be asked again after that."""
         # Not by the pipe: eventlet's os.read() waits.
-        if os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+        if self._pid and os.waitpid(self._pid, os.WNOHANG) == (0, 0):
             return False
         answer = os.read(self._reader, 4096).decode(errors='replace')
         os.close(self._reader)

@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import errno
 import os
 import signal
 import time
@@ -80,6 +81,15 @@ class TrialTestCase(test.NoDBTestCase):
         self.start(_hang)
         os.kill(self.pid, signal.SIGKILL)
         self.assertEqual('no answer in 15 seconds', self.error())
+
+    def test_no_process(self):
+        files = len(os.listdir('/proc/self/fd'))
+        with mock.patch.object(os, 'fork', side_effect=OSError(
+                errno.EAGAIN, os.strerror(errno.EAGAIN))):
+            self.start(_hang)
+        self.assertTrue(self.trial.ended)
+        self.assertIn('no process: ', self.trial.error)
+        self.assertEqual(files, len(os.listdir('/proc/self/fd')))
 
     def test_is_no_worker_to_the_launcher(self):
         # That waits for its process group, and its own handlers of signals
