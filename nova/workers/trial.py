@@ -21,6 +21,7 @@ is a process because only a process can be ended whatever it waits for.
 """
 
 import contextlib
+import fcntl
 import os
 import queue
 import signal
@@ -71,6 +72,7 @@ class Trial:
             self._pid = None
             os.write(writer, f'no process: {exc}'.encode())
         if self._pid == 0:
+            os.close(self._reader)
             _run(writer, function, args)
         os.close(writer)
 
@@ -99,6 +101,10 @@ def _run(writer, function, args):
     signal.alarm(TIME)
     answer = _SUCCESS
     try:
+        # Once the parent, or its end of the pipe, is gone the kernel sends
+        # SIGIO, which ends the process.
+        fcntl.fcntl(writer, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(writer, fcntl.F_SETFL, os.O_ASYNC)
         if eventletutils.is_monkey_patched('thread'):
             # It shares a file descriptor with the parent.
             sys.modules['eventlet.hubs'].use_hub()

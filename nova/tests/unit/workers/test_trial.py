@@ -82,6 +82,16 @@ class TrialTestCase(test.NoDBTestCase):
         os.kill(self.pid, signal.SIGKILL)
         self.assertEqual('no answer in 15 seconds', self.error())
 
+    def test_parent_ends(self):
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            self.addCleanup(os.close, fd)
+        self.start(lambda: [os.write(writer, b'x'), _hang()])
+        os.read(reader, 1)
+        os.close(self.trial._reader)
+        _pid, status = os.waitpid(self.pid, 0)
+        self.assertEqual(signal.SIGIO, os.WTERMSIG(status))
+
     def test_no_process(self):
         files = len(os.listdir('/proc/self/fd'))
         with mock.patch.object(os, 'fork', side_effect=OSError(
