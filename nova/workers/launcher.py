@@ -112,8 +112,8 @@ class Worker(service.ServiceBase):
             # parent as well, and ends the parent after that time. No other
             # thread runs until then.
             self.on_parent_stop()
-            if CONF.graceful_shutdown_timeout:
-                self.watched.kill_later(CONF.graceful_shutdown_timeout - 1)
+            if limit := CONF.graceful_shutdown_timeout:
+                self.watched.kill_later(max(limit - 1, limit / 2))
             return
         if self.watched.row.state == board.STARTING:
             # It has taken no message, and waits for a broker perhaps.

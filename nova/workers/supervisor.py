@@ -383,7 +383,8 @@ class Supervisor:
             self._again = False
             self._old = {watched: watched.row.pid for watched in self.watched}
         limit = CONF.graceful_shutdown_timeout
-        if self._renewing and limit and (
+        # With no limit, a request that hangs would hold up all others.
+        if self._renewing and (
                 now - self._renewing.stopping[1] > limit + START_TIME):
             del self._old[self._renewing]
             self._renewing = None

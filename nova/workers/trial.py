@@ -66,7 +66,7 @@ class Trial:
         self.error: str | None = None
         self._reader, writer = os.pipe()
         try:
-            self._pid = os.fork()
+            self._pid: int | None = os.fork()
         except OSError as exc:
             # There would be none for a new worker, either.
             self._pid = None

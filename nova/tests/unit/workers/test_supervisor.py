@@ -471,6 +471,14 @@ class ReloadTestCase(SupervisorTestCase):
         self.look(180 + supervisor.START_TIME + 2)
         self.assertTold(1, 2)
 
+    def test_does_not_end_and_may_take_any_time(self):
+        self.conf.graceful_shutdown_timeout = 0
+        self.hup = True
+        self.look(1)
+        self.row.enter(board.STOPPING)
+        self.look(supervisor.START_TIME + 2)
+        self.assertTold(1, 2)
+
     def test_service_stops_meanwhile(self):
         self.hup = True
         self.look(1)
