@@ -82,5 +82,5 @@ FAULTS = (
                 ends=True, visible=False),
     # As long as it runs, its record is expected to be up.
     fault.Fault('stop-unconnected', 'stopped before it had a broker',
-                _stop_unconnected, 200, ends=True, visible=False),
+                _stop_unconnected, 110, ends=True, visible=False),
 )
