@@ -19,6 +19,7 @@ import ddt
 from oslo_config import cfg
 from oslo_db import exception as db_exc
 import oslo_messaging as messaging
+from oslo_service import _options
 
 import nova.conf
 from nova import service
@@ -34,6 +35,8 @@ class WorkerTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        # As the launcher does.
+        CONF.register_opts(_options.service_opts)
         self.server = mock.Mock(host='node-1', binary='nova-scheduler',
                                 topic='scheduler')
         self.server.manager.service_name = 'scheduler'
@@ -237,6 +240,8 @@ class LaunchTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        # As the launcher does.
+        CONF.register_opts(_options.service_opts)
         launcher.set_defaults()
         self.addCleanup(CONF.clear_default, 'rabbit_qos_prefetch_count',
                         launcher.RABBIT)
