@@ -37,6 +37,9 @@ RUNNING, REPLYING = 1, 2
 WEIGHT = 0.2
 LATELY = 60
 
+# The bytes of a request's id, method and instance, and the NUL at their end.
+REQUEST_SIZE = 160
+
 # How many of the requests that a worker has lost are remembered.
 REMEMBERED = 20
 
@@ -51,7 +54,7 @@ class Task(ctypes.Structure):
         ('succeeded', ctypes.c_uint64),
         ('failed', ctypes.c_uint64),
         # Request id, method and instance; empty for a ping.
-        ('request', ctypes.c_char * 160),
+        ('request', ctypes.c_char * REQUEST_SIZE),
     ]
 
 
@@ -61,7 +64,7 @@ class Lost(ctypes.Structure):
     _fields_ = [
         ('began', ctypes.c_double),
         ('ended', ctypes.c_double),
-        ('request', ctypes.c_char * 160),
+        ('request', ctypes.c_char * REQUEST_SIZE),
     ]
 
 
@@ -130,7 +133,7 @@ class Row(ctypes.Structure):
         """
         # There may be none left where nothing limits what runs.
         task = self._free.pop() if self._free else Task()
-        task.request = request[:159]
+        task.request = request[:REQUEST_SIZE - 1]
         task.since = time.monotonic()
         task.stage = RUNNING
         return task

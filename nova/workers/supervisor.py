@@ -380,20 +380,18 @@ class Supervisor:
             self._again = True
         if self._again and not self._old:
             LOG.info('Caught SIGHUP, renewing one worker after the other')
-            self._again = False
+            self._again, self._renewing = False, None
             self._old = {watched: watched.row.pid for watched in self.watched}
         limit = CONF.graceful_shutdown_timeout
-        # With no limit, a request that hangs would hold up all others.
-        if self._renewing and (
-                now - self._renewing.stopping[1] > limit + START_TIME):
-            del self._old[self._renewing]
-            self._renewing = None
         for watched, pid in list(self._old.items()):
-            if watched.row.pid != pid and watched.row.state == board.SERVING:
+            row = watched.row
+            serves = row.pid != pid and row.state == board.SERVING
+            # With no limit, a request that hangs would hold up all others.
+            late = watched is self._renewing and (
+                now - watched.stopping[1] > limit + START_TIME)
+            if serves or late:
                 del self._old[watched]
-                if watched is self._renewing:
-                    self._renewing = None
-        if self._old and not self._renewing:
+        if self._old and self._renewing not in self._old:
             # Those that may be stuck hold up no other.
             self._renewing = min(self._old, key=lambda watched: (
                 watched.row.full or

@@ -422,8 +422,7 @@ class ReloadTestCase(SupervisorTestCase):
         self.assertTold()
         self.assertNotIn('Traceback', self.stdlog.logger.output)
 
-    def test_stuck_one_is_last(self):
-        self.watch(0)
+    def reload_beside_a_stuck_one(self):
         self.fill(self.row)
         self.look(1)
         self.hup = True
@@ -432,6 +431,10 @@ class ReloadTestCase(SupervisorTestCase):
         self.look(1)
         self.renew(3)
         self.look(1)
+
+    def test_stuck_one_is_last(self):
+        self.watch(0)
+        self.reload_beside_a_stuck_one()
         self.assertTold(2, 3, 1)
         self.row.enter(board.STOPPING)
         self.signals.clear()
@@ -439,14 +442,7 @@ class ReloadTestCase(SupervisorTestCase):
         self.assertEqual((1, signal.SIGKILL), self.signals[-1])
 
     def test_stuck_one_is_replaced(self):
-        self.fill(self.row)
-        self.look(1)
-        self.hup = True
-        self.look(1)
-        self.renew(2)
-        self.look(1)
-        self.renew(3)
-        self.look(1)
+        self.reload_beside_a_stuck_one()
         self.row.enter(board.STOPPING)
         self.signals.clear()
         self.look(TIMEOUT + 5)
