@@ -24,6 +24,7 @@ import urllib.parse
 import testtools
 
 from lab.faults import middlebox
+from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import database
@@ -37,6 +38,10 @@ REPORT_INTERVAL = 2
 SERVICE_DOWN_TIME = 6
 WORKER_TIMEOUT = 10
 CALL_TIMEOUT = 5
+# How many callers there are, and the seconds that each waits before a call:
+# others use this machine too.
+CALLERS = 8
+PAUSE = 0.05
 # Until a record is down, and until somebody has looked at it since.
 RETIRED = 2 * SERVICE_DOWN_TIME + REPORT_INTERVAL + 15
 
@@ -243,6 +248,16 @@ class LabTestCase(testtools.TestCase):
     def check_no_traceback(self, log):
         """The log of services has none, but for one that is eventlet's."""
         self.assertNotIn('Traceback', EVENTLET_ENDS.sub('', log))
+
+    def callers(self, made, timeout, call=rpc.Client.work):
+        """Callers of the service that leave time for what else runs here.
+
+        :param timeout: seconds that they wait for an answer
+        :param call: what they call, with a client and the timeout
+        """
+        client = self.enterContext(made.client(self.topic))
+        return rpc.Callers(client, CALLERS, timeout, pause=PAUSE,
+                           call=functools.partial(call, client))
 
     @staticmethod
     def pids(scheduler):

@@ -18,7 +18,6 @@ each stop takes all of that time.
 
 import concurrent.futures
 import contextlib
-import functools
 import os
 import signal
 import threading
@@ -26,13 +25,9 @@ import time
 
 import ddt
 
-from lab import rpc
 from tests.integration import base
 
 WORKERS = 6
-CALLERS = 8
-# Seconds that each of them waits before a call: others use this machine too.
-PAUSE = 0.05
 TIMEOUT = 30
 CALLS = 100
 # Seconds between two looks at the consumers.
@@ -78,14 +73,10 @@ class ReloadBase(base.LabTestCase):
                              packages=[base.companion()])
         return made, service, self.enterContext(made.client(self.topic))
 
-    def callers(self, client):
-        return rpc.Callers(client, CALLERS, TIMEOUT, pause=PAUSE,
-                           call=functools.partial(rpc.Client.work, client))
-
     def check_nobody_notices(self, mode):
         made, service, client = self.serve(mode)
         with Looks(made.broker, self.topic) as looks, \
-                self.callers(client) as callers:
+                self.callers(made, TIMEOUT) as callers:
             for _round in range(ROUNDS):
                 callers.wait_answered(CALLS, log=made.log)
                 service.reload(2 * RENEWED)

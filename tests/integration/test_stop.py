@@ -17,19 +17,14 @@ stock.
 """
 
 import concurrent.futures
-import functools
 
 import ddt
 
 from lab.measure import restarts
-from lab import rpc
 from lab.servers import broker
 from lab.servers import computes
 from tests.integration import base
 
-CALLERS = 8
-# Seconds that each of them waits before a call: others use this machine too.
-PAUSE = 0.05
 # Seconds that callers wait; a stop, with what runs then, and a start are less.
 TIMEOUT = 12
 PATIENCE = 40
@@ -45,17 +40,12 @@ class StopBase(base.LabTestCase):
         super().setUp()
         self.packages = [base.companion()]
 
-    def callers(self, made, timeout=TIMEOUT, call=rpc.Client.work):
-        client = self.enterContext(made.client(self.topic))
-        return rpc.Callers(client, CALLERS, timeout, pause=PAUSE,
-                           call=functools.partial(call, client))
-
     def check_events(self, mode, conf=None, private_broker=None):
         made = self.cloud(conf, private_broker)
         nodes = restarts.Nodes(made, mode, self.topic,
                                packages=self.packages)
         for event, name in nodes.EVENTS.items():
-            with self.callers(made) as callers:
+            with self.callers(made, TIMEOUT) as callers:
                 callers.wait_answered(CALLS, log=made.log)
                 getattr(nodes, event)()
                 callers.wait_answered(CALLS, log=made.log)
@@ -89,7 +79,7 @@ class StopTestCase(StopBase):
         made.wait(lambda: made.faults.state(worker)['running'], 10,
                   'the request to run')
         # Not as slow, whichever worker they reach.
-        with self.callers(made, call=lambda client, timeout:
+        with self.callers(made, TIMEOUT, lambda client, timeout:
                           client.ping(timeout=timeout)) as callers:
             worker.terminate()
             made.wait(slow.done, PATIENCE, 'the slow request to end')
@@ -146,7 +136,7 @@ class SchedulerStopTestCase(StopBase):
         scheduler = made.scheduler(**options).wait_ready()
         client = self.enterContext(made.client())
         pool = self.enterContext(
-            concurrent.futures.ThreadPoolExecutor(CALLERS))
+            concurrent.futures.ThreadPoolExecutor(base.CALLERS))
 
         def restart():
             scheduler.stop(RESTART)
