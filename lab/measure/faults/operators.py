@@ -65,6 +65,8 @@ def _stop_unconnected(stage):
     stage.cloud.wait(lambda: 'Connection failed' in second.log(), stages.READY,
                      'the worker to look for the broker')
     stage.may_end(second)
+    # As after any stop.
+    stage.may_stay = second.record_hosts()
     second.process.send_signal(signal.SIGTERM)
 
 

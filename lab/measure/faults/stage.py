@@ -125,6 +125,8 @@ class Stage(contextlib.ExitStack):
         # The pids that may end, and the hosts that are to be seen down.
         self.faulty = set()
         self.hosts = set()
+        # The hosts whose records may stay, though nobody runs there any more.
+        self.may_stay = set()
         self.looks = []
         # The ids of requests that nobody waits for.
         self._casts = []
@@ -320,7 +322,7 @@ class Stage(contextlib.ExitStack):
             wrongly=verdicts.killed_wrongly(looks, log, self.faulty),
             left=verdicts.left_over(
                 (record.host for record in self.cloud.services()),
-                self._expected()))
+                self._expected() | self.may_stay))
 
     def _watch(self, done):
         while not done.wait(INTERVAL):
