@@ -69,9 +69,6 @@ def add_arguments(parser):
     parser.add_argument('--stock-prefetch', type=int, nargs='*', metavar='N',
                         help='measure stock with each of these as well '
                              '(default: 4 for stuck and slow)')
-    parser.add_argument('--prefetch', type=int, nargs='+', default=[],
-                        metavar='N', help='measure the series with each of '
-                        'these (0: unlimited), and not with its default')
     parser.add_argument('--delay', type=float, default=0, metavar='MS',
                         help='how far the broker is away: what each way '
                              'takes more, in milliseconds')
@@ -100,8 +97,7 @@ def checked(args):
                         ('interval', 1), ('delay', 0)):
         if not getattr(args, name) >= least:
             raise LabError('--%s is at least %d' % (name, least))
-    for name, least in (('workers', 1), ('prefetch', 0),
-                        ('stock_prefetch', 0)):
+    for name, least in (('workers', 1), ('stock_prefetch', 0)):
         if any(value < least for value in getattr(args, name) or ()):
             raise LabError('--%s is at least %d' % (
                 name.replace('_', '-'), least))

@@ -97,14 +97,11 @@ def merged(*confs):
 def kinds(args):
     """Name, tree and configuration of stock and series."""
     yield 'stock', args.stock, {}
-    found = [('stock', args.stock, count) for count in args.stock_prefetch]
-    found += [('series', None, count) for count in args.prefetch]
-    for name, tree, count in found:
-        yield (f'{name}, prefetch {count or "unlimited"}', tree,
+    for count in args.stock_prefetch:
+        yield (f'stock, prefetch {count or "unlimited"}', args.stock,
                {'oslo_messaging_rabbit': {'rabbit_qos_prefetch_count':
                                           count}})
-    if not args.prefetch:
-        yield 'series', None, {}
+    yield 'series', None, {}
 
 
 def compared(args, measure, suffix='', **details):

@@ -200,33 +200,18 @@ class Worker(service.ServiceBase):
         self._node_rpcserver.start(override_pool_size=1)
 
 
-def set_defaults():
-    """Know oslo.messaging's options, and prefetch few messages.
+def prepare(topic):
+    """Check and complete the configuration of a command that launches workers.
 
-    What the operator sets, in the file or in the transport URL, wins. To be
-    called before the configuration is read, as oslo.messaging's drivers are
-    made there.
-    """
-    options = dict(messaging_opts.list_opts())
-    CONF.register_opts(options[RABBIT], RABBIT)
-    CONF.register_opts([option for option in options[None]
-                        if option.name == 'executor_thread_pool_size'])
-    CONF.set_default('rabbit_qos_prefetch_count', PREFETCH_COUNT, RABBIT)
-
-
-def check(topic):
-    """Stop the start of the command if its configuration does not do.
-
-    Undoes set_defaults() if the workers are to have no worker hosts. Else
-    the supervisor takes SIGHUP, which all threads and workers have blocked.
+    Does nothing if the workers are to have no worker hosts. Else the
+    transports prefetch few messages, and the supervisor takes SIGHUP, which
+    all threads and workers have blocked. To be called after the configuration
+    was read and before there are threads.
 
     :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
     """
     if not CONF[topic].worker_hosts:
-        CONF.clear_default('rabbit_qos_prefetch_count', RABBIT)
-        rpc.cleanup()
-        rpc.init(CONF)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _refusing():
@@ -235,6 +220,24 @@ def check(topic):
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,
                        CONF.report_interval)
+    _prefetch_few()
+
+
+def _prefetch_few():
+    """Have the transports of this process prefetch few messages.
+
+    What is set for all services of a deployment, 50 say, is too much for a
+    worker: none of it runs before a thread is free. What the transport URL
+    sets wins.
+    """
+    CONF.register_opts(dict(messaging_opts.list_opts())[RABBIT], RABBIT)
+    configured = CONF[RABBIT].rabbit_qos_prefetch_count
+    CONF.set_override('rabbit_qos_prefetch_count',
+                      min(configured or PREFETCH_COUNT, PREFETCH_COUNT),
+                      RABBIT)
+    # The drivers read the option when they are made.
+    rpc.cleanup()
+    rpc.init(CONF)
 
 
 def _check_timeout(group, timeout, interval):
@@ -287,6 +290,10 @@ def launch(server, workers):
         _check_lookalikes(server, workers)
     hosts = [identity.worker_host(server.host, number)
              for number in range(1, workers + 1)]
+    # oslo.messaging registers it when a worker makes its RPC server.
+    CONF.register_opts([option for option in
+                        dict(messaging_opts.list_opts())[None]
+                        if option.name == 'executor_thread_pool_size'])
     # One thread more, for the node address.
     node_board = board.Board(hosts, CONF.executor_thread_pool_size + 1)
     parent = supervisor.Supervisor(

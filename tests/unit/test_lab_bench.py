@@ -75,14 +75,11 @@ class TestPairs(testtools.TestCase):
         self.assertEqual([1, 1, 1], rows[2][2].values)
 
     def test_kinds(self):
-        args = argparse.Namespace(stock='tree', stock_prefetch=[4],
-                                  prefetch=[])
+        args = argparse.Namespace(stock='tree', stock_prefetch=[4, 0])
         self.assertEqual(
             [('stock', 'tree'), ('stock, prefetch 4', 'tree'),
-             ('series', None)], [kind[:2] for kind in pairs.kinds(args)])
-        args.prefetch = [0]
-        self.assertEqual('series, prefetch unlimited',
-                         list(pairs.kinds(args))[-1][0])
+             ('stock, prefetch unlimited', 'tree'), ('series', None)],
+            [kind[:2] for kind in pairs.kinds(args)])
 
     def test_percentiles(self):
         self.assertEqual([51, 100], [round(each) for each in pairs.percentiles(

@@ -19,6 +19,7 @@ import ddt
 from oslo_config import cfg
 from oslo_db import exception as db_exc
 import oslo_messaging as messaging
+from oslo_messaging import opts as messaging_opts
 from oslo_service import _options
 
 import nova.conf
@@ -242,10 +243,12 @@ class LaunchTestCase(test.NoDBTestCase):
         super().setUp()
         # As the launcher does.
         CONF.register_opts(_options.service_opts)
-        launcher.set_defaults()
-        self.addCleanup(CONF.clear_default, 'rabbit_qos_prefetch_count',
-                        launcher.RABBIT)
+        CONF.register_opts(
+            [option for option in dict(messaging_opts.list_opts())[None]
+             if option.name == 'executor_thread_pool_size'])
         self.flags(executor_thread_pool_size=5)
+        # The transports, which prepare() makes anew.
+        self.useFixture(test.fixtures.MockPatchObject(launcher, 'rpc'))
         self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
             launcher.lookalike, 'check')).mock
         self.freeze = self.useFixture(test.fixtures.MockPatchObject(
@@ -349,103 +352,97 @@ class LaunchTestCase(test.NoDBTestCase):
         self.assertIn('is called like', self.stdlog.logger.output)
         process_launcher.assert_not_called()
 
-    def test_check(self):
-        self.flags(host='node-1')
-        launcher.check('scheduler')
+    def test_prepare(self):
+        launcher.prepare('scheduler')
 
-    def test_check_stops_the_start_with_one_line(self):
+    def test_prepare_stops_the_start_with_one_line(self):
         self.flags(host='n.' * 110 + 'n')
         with mock.patch.object(launcher.LOG, 'error') as error:
-            exc = self.assertRaises(SystemExit, launcher.check, 'scheduler')
+            exc = self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
         self.assertEqual(1, exc.code)
         error.assert_called_once()
 
-    def test_check_healthcheck_uri(self):
+    def test_prepare_healthcheck_uri(self):
         conf = mock.PropertyMock(side_effect=ValueError('uri is not valid'))
         with mock.patch.object(launcher, 'CONF') as fake:
             type(fake.healthcheck).uri = conf
-            self.assertRaises(SystemExit, launcher.check, 'scheduler')
+            self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
         self.assertIn('uri is not valid', self.stdlog.logger.output)
 
     def check_timeout(self, timeout, interval):
         self.flags(report_interval=interval)
         self.flags(worker_timeout=timeout, group='scheduler')
-        launcher.check('scheduler')
+        launcher.prepare('scheduler')
 
     @ddt.data((0, 10), (0, 0), (30, 10), (10, 2))
     @ddt.unpack
-    def test_check_worker_timeout(self, timeout, interval):
+    def test_prepare_worker_timeout(self, timeout, interval):
         self.check_timeout(timeout, interval)
 
     @ddt.data((29, 10, '[scheduler] worker_timeout is 29 seconds, but with '
                '[DEFAULT] report_interval = 10 it has to be at least 30'),
               (60, 0, '[DEFAULT] report_interval is 0'))
     @ddt.unpack
-    def test_check_worker_timeout_that_does_not_do(self, timeout, interval,
+    def test_prepare_worker_timeout_that_does_not_do(self, timeout, interval,
                                                    line):
         self.assertRaises(
             SystemExit, self.check_timeout, timeout, interval)
         self.assertIn(line, self.stdlog.logger.output)
 
-    def test_check_when_the_configuration_has_no_valid_host(self):
+    def test_prepare_when_the_configuration_has_no_valid_host(self):
         # What oslo.config raises for an empty value.
         conf = mock.PropertyMock(side_effect=ValueError('host is not valid'))
         with mock.patch.object(launcher, 'CONF') as fake:
             type(fake).host = conf
-            self.assertRaises(SystemExit, launcher.check, 'scheduler')
+            self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
         self.assertIn('host is not valid', self.stdlog.logger.output)
 
 
-class SetDefaultsTestCase(test.NoDBTestCase):
+@ddt.ddt
+class PrefetchTestCase(test.NoDBTestCase):
 
-    def prefetch(self, text='', url='rabbit://host/', check=False):
+    def prefetch(self, text='', url='rabbit://host/'):
         """What oslo.messaging's driver would see."""
         path = self.useFixture(test.fixtures.TempDir()).join('nova.conf')
         with open(path, 'w') as config_file:
             config_file.write(text)
         conf = cfg.ConfigOpts()
-        with mock.patch.object(launcher, 'CONF', conf):
-            launcher.set_defaults()
         conf(['--config-file', path])
-        if check:
-            nova.conf.workers.register_opts(conf)
-            with mock.patch.multiple(launcher, CONF=conf, rpc=mock.DEFAULT):
-                launcher.check('scheduler')
+        for module in (nova.conf.netconf, nova.conf.service,
+                       nova.conf.workers):
+            module.register_opts(conf)
+        with mock.patch.multiple(launcher, CONF=conf, rpc=mock.DEFAULT):
+            launcher.prepare('scheduler')
         transport = messaging.get_rpc_transport(conf, url=url)
         self.addCleanup(transport.cleanup)
         return transport._driver.prefetch_size
 
-    def test_default(self):
+    def test_nothing_is_set(self):
         self.assertEqual(launcher.PREFETCH_COUNT, self.prefetch())
 
-    def test_operator_wins_in_the_file(self):
-        for count in (0, 16):
-            self.assertEqual(count, self.prefetch(
-                '[oslo_messaging_rabbit]\n'
-                f'rabbit_qos_prefetch_count = {count}\n'))
+    @ddt.data((0, 2), (1, 1), (2, 2), (50, 2))
+    @ddt.unpack
+    def test_set_for_all_services(self, count, expected):
+        self.assertEqual(expected, self.prefetch(
+            f'[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = {count}\n'))
 
-    def test_operator_wins_in_the_transport_url(self):
+    def test_set_in_the_transport_url(self):
         self.assertEqual(16, self.prefetch(
+            '[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = 50\n',
             url='rabbit://host/?rabbit_qos_prefetch_count=16'))
 
-    def test_as_stock(self):
-        stock = '[scheduler]\nworker_hosts = false\n'
-        self.assertEqual(0, self.prefetch(stock, check=True))
-        self.assertEqual(16, self.prefetch(
-            f'{stock}[oslo_messaging_rabbit]\n'
-            'rabbit_qos_prefetch_count = 16\n', check=True))
+    @ddt.data(0, 16)
+    def test_as_stock(self, count):
+        self.assertEqual(count, self.prefetch(
+            '[scheduler]\nworker_hosts = false\n[oslo_messaging_rabbit]\n'
+            f'rabbit_qos_prefetch_count = {count}\n'))
 
-    def test_transport_as_stock(self):
-        # It was made when the configuration was read.
-        self.flags(worker_hosts=False, group='scheduler')
-        launcher.set_defaults()
-        self.addCleanup(CONF.clear_default, 'rabbit_qos_prefetch_count',
-                        launcher.RABBIT)
-
+    def test_transports_are_made_anew(self):
+        # They were made when the configuration was read.
         def create(url):
             prefetch = CONF[launcher.RABBIT].rabbit_qos_prefetch_count
             return mock.Mock(conf=CONF, prefetch=prefetch)
 
         with mock.patch.object(launcher.rpc, 'create_transport', create):
-            launcher.check('scheduler')
-        self.assertEqual(0, launcher.rpc.TRANSPORT.prefetch)
+            launcher.prepare('scheduler')
+        self.assertEqual(2, launcher.rpc.TRANSPORT.prefetch)
