@@ -210,7 +210,39 @@ def changes(release):
         if numbers.count(number) > 1:
             raise Error(f'two changes have the number {number} in '
                         f'{shown(release.folder)}')
-    return _staged(found)
+    return _staged(_derived(found))
+
+
+def _derived(series):
+    """Give changes the files that they add without what later ones edit."""
+    adders = {path: change for change in reversed(series)
+              for path in change.adds}
+    texts, found = {}, []
+    for change in reversed(series):
+        for path, diff in change.edits.items():
+            if path in adders and adders[path] is not change:
+                text = texts.get(path) or decode(adders[path].adds[path].data)
+                try:
+                    texts[path] = edits.apply(edits.reverse(diff), text)
+                except Error as error:
+                    raise Error(f'{change.name} does not come off {path}: '
+                                f'{error}')
+        found.insert(0, dataclasses.replace(change, adds={
+            path: dataclasses.replace(file, data=encode(texts[path]))
+            if path in texts else file
+            for path, file in change.adds.items()}))
+    return found
+
+
+def final(series):
+    """The files that changes add, as the last of them leaves each."""
+    files = {}
+    for change in series:
+        files |= change.adds
+        for path in change.edits.keys() & files.keys():
+            files[path] = dataclasses.replace(files[path], data=encode(
+                edits.apply(change.edits[path], decode(files[path].data))))
+    return files
 
 
 def _staged(series):
@@ -356,8 +388,8 @@ def store(release, old, new):
         stage = change.stage
         wanted |= {folder / name: File(encode(text))
                    for name, text in zip(FILES, texts) if text}
-        wanted |= {release.root / path: file
-                   for path, file in change.adds.items()}
+    wanted |= {release.root / path: file
+               for path, file in final(new[release.name]).items()}
     for path in there - wanted.keys():
         path.unlink(missing_ok=True)
     for path, file in wanted.items():

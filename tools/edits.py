@@ -17,6 +17,9 @@ numbers say. There has to be exactly one such place: so few lines of context
 are safe, and a hunk serves all releases that have its lines. ``Releases:
 NAME ...`` before the diff of a file makes it that of these releases, in
 place of the one of all; without hunks, they leave the file alone.
+
+A file that an earlier change adds may be edited as well. Its last text stands
+in this repository, and the patch takes it back to the one before.
 """
 
 import re
@@ -106,6 +109,13 @@ def fits(diff, text):
         return None
 
 
+def reverse(diff):
+    """Return the diff that takes a diff back."""
+    return HUNK.sub(lambda hunk: hunk[0][:hunk.start(4) - hunk.start()] + (
+        re.sub('^[+-]', lambda sign: '-+'[sign[0] == '-'], hunk[4],
+               flags=re.MULTILINE)), diff)
+
+
 def _lines(text):
     return re.findall(r'.*\n|.+', text)
 
@@ -134,14 +144,16 @@ def _places(lines, wanted):
     return found
 
 
-def fit(diff, text, texts):
+def fit(diff, text, texts, after=None):
     """Return a diff, each hunk with the context that suits most texts.
 
     :param diff: as git makes it with one line of context
     :param text: what it was made for
     :param texts: what it should fit, if that can be
+    :param after: what it makes of ``text``, if it has to fit backwards
     """
     lines, others = _lines(text), [*map(_lines, texts)]
+    made = _lines(after or '')
 
     def context(found):
         return ''.join(
@@ -149,11 +161,12 @@ def fit(diff, text, texts):
             f' {line}\n\\ No newline at end of file\n' for line in found)
 
     def once(body):
-        old, _ = _sides(body)
-        found = [sum(there[at:at + len(old)] == old
-                     for at in range(len(there) - len(old) + 1)) == 1
-                 for there in (lines, *others)]
-        return found[0], sum(found)
+        old, new = _sides(body)
+        found = [sum(there[at:at + len(side)] == side
+                     for at in range(len(there) - len(side) + 1)) == 1
+                 for there, side in ((lines, old), (made, new),
+                                     *((other, old) for other in others))]
+        return found[0] and (after is None or found[1]), sum(found)
 
     def best(hunk):
         parts = re.findall(r'.*\n(?:\\.*\n)?', hunk[4])

@@ -277,24 +277,19 @@ def _commits(tree):
         raise Error(f'{shown(tree)} has a merge commit; a series is a line')
     base = set(_split(git(tree, 'ls-tree', '-r', '-z', '--name-only',
                           'base')))
-    found, adders = {}, {}
+    found, added = {}, set()
     for commit in git(tree, 'rev-list', '--reverse', 'base..HEAD').split():
-        change = _change(tree, commit, base)
+        change = _change(tree, commit, base | added)
         for other in found.values():
             if other.key == change.key:
                 raise Error(f'two commits of {shown(tree)} are '
                             f'{change.key}')
-        for path in change.adds:
-            if path in adders:
-                raise Error(
-                    f'{path} is added by "{adders[path]}" and changed again '
-                    f'by "{change.subject}"; one change adds a file whole')
-            adders[path] = change.subject
+        added |= change.adds.keys()
         found[commit] = change
     return found
 
 
-def _change(tree, commit, base):
+def _change(tree, commit, there):
     message = git(tree, 'cat-file', 'commit', commit).partition('\n\n')[2]
     if not message.endswith('\n'):
         message += '\n'
@@ -303,17 +298,15 @@ def _change(tree, commit, base):
                        '--name-only', f'{commit}^', commit))
     adds, diffs = {}, {}
     for path in paths:
-        if path in base:
+        if path in there:
             diffs[path] = _diff(tree, commit, path)
             if not edits.DIFF.fullmatch(diffs[path]):
-                raise Error(f'"{subject}" does more to {path} of the base '
-                            f'than edit lines')
+                raise Error(f'"{subject}" does more to {path} than edit '
+                            f'lines')
             continue
         mode = git(tree, 'ls-tree', commit, '--', path)[:6]
         if mode not in ('100644', '100755'):
-            raise Error(f'"{subject}" removes {path}, which another change '
-                        f'adds' if not mode else
-                        f'"{subject}" adds {path}, which is not a plain '
+            raise Error(f'"{subject}" adds {path}, which is not a plain '
                         f'file')
         data = encode(git(tree, 'cat-file', 'blob', f'{commit}:{path}'))
         adds[path] = changes.File(data, mode == '100755')
@@ -342,18 +335,22 @@ def _edits(tree, release, new, commits):
     paths = {path for change in new for path in change.edits}.union(
         *(edited for each in old.values() for edited in each.values()))
     texts = {name: _texts(one, paths) for name, one in everyone.items()}
-    series = {name: [] for name in everyone}
+    series, added = {name: [] for name in everyone}, set()
     for change, commit in zip(new, commits):
         now = {name: {**old[name].get(change.key, {})} for name in everyone}
         for path in sorted({*change.edits, *now[release.name]}):
             after = git(tree, 'cat-file', 'blob', f'{commit}:{path}')
             _edit(change, path, now, release.name,
-                  {name: texts[name].get(path) for name in everyone}, after)
+                  {name: texts[name].get(path) for name in everyone}, after,
+                  path in added)
         for name, one in everyone.items():
             this = dataclasses.replace(change, edits={
                 path: diff for path, diff in now[name].items() if diff})
             texts[name].update(this.edited(one, texts[name].get))
+            texts[name].update((path, decode(file.data))
+                               for path, file in change.adds.items())
             series[name].append(this)
+        added |= change.adds.keys()
         if not change.adds and not any(now.values()):
             raise Error(f'"{change.subject}" is an empty commit')
     return series
@@ -366,7 +363,7 @@ def _texts(release, paths):
                 and (path := member.name.partition('/')[2]) in paths}
 
 
-def _edit(change, path, now, own, before, after):
+def _edit(change, path, now, own, before, after, ours):
     had, diff = now[own].get(path), change.edits.get(path)
     if had and edits.fits(had, before[own]) == after:
         return
@@ -375,7 +372,8 @@ def _edit(change, path, now, own, before, after):
     fit = same
     if diff:
         diff = edits.fit(diff, before[own],
-                         [before[name] or '' for name in same])
+                         [before[name] or '' for name in same],
+                         after if ours else None)
         fit = [name for name in same
                if edits.fits(diff, before[name]) is not None]
     for name in (own, *fit):

@@ -471,18 +471,55 @@ class TestRefresh(repository.RepositoryTest):
         self.assertEqual(before, self.files())
         return text
 
-    def test_added_then_modified(self):
-        self.commit('nova/workers/name.py', 'X = 2\n', 'Touch it again')
-        text = self.refuse_and_keep()
-        self.assertIn('nova/workers/name.py', text)
-        self.assertIn('Subject of workers', text)
-        self.assertIn('Touch it again', text)
+    def grow(self):
+        """Have two later changes edit a file that the first one adds."""
+        self.commit('nova/workers/name.py', 'X = 1\nY = 2\n', 'Grow')
+        self.commit('nova/workers/name.py', 'W = 0\nX = 3\nY = 2\n',
+                    'Grow again')
+        self.refresh()
+
+    def test_added_then_edited(self):
+        self.grow()
+        self.assertEqual(['01-workers', '02-service', '03-grow',
+                          '04-grow-again'], self.names())
+        self.assertEqual('W = 0\nX = 3\nY = 2\n',
+                         self.files()['nova/workers/name.py'])
+        self.assertEqual(
+            ['X = 1', 'X = 1\nY = 2', 'W = 0\nX = 3\nY = 2'],
+            [self.git('show', f'{commit}:nova/workers/name.py')
+             for commit in ('HEAD~3', 'HEAD~1', 'HEAD')])
+
+    def test_added_then_edited_everywhere(self):
+        # Either side of a hunk would fit more than once with less context.
+        text = 'a = 1\n\n\nb = 1\n\n\nc = 1\n'
+        self.commit('nova/more.py', text, 'Add more')
+        self.commit('nova/more.py', text.replace('b = 1\n', ''), 'Drop b')
+        self.refresh()
+
+    def test_edited_earlier(self):
+        self.grow()
+        first = self.git('rev-parse', 'HEAD~3')
+        later = self.git('rev-list', '--reverse', f'{first}..HEAD').split()
+        self.git('reset', '-q', '--hard', first)
+        self.write('build/1.0/nova/workers/name.py', 'X = 1\nZ = 1\n' * 9)
+        self.git('commit', '-q', '-a', '--amend', '--no-edit')
+        self.git('cherry-pick', later[0])
+        self.refresh()
+        self.assertEqual('X = 1\nZ = 1\n' * 9,
+                         self.files()['nova/workers/name.py'])
+        self.assertEqual(['01-workers', '02-service'], self.names())
+
+    def test_edit_that_does_not_come_off(self):
+        self.grow()
+        self.write('nova/workers/name.py', 'W = 0\nY = 2\n')
+        self.assertIn('04-grow-again does not come off nova/workers/name.py: '
+                      'hunk 1 fits nowhere', self.refuse('build', '1.0'))
 
     def test_added_then_removed(self):
         self.git('rm', '-q', 'nova/workers/name.py')
         self.git('commit', '-q', '-m', 'Remove it')
-        self.assertIn('"Remove it" removes nova/workers/name.py',
-                      self.refuse_and_keep())
+        self.assertIn('"Remove it" does more to nova/workers/name.py than '
+                      'edit lines', self.refuse_and_keep())
 
     def test_not_built(self):
         shutil.rmtree(self.tree)
@@ -668,7 +705,7 @@ class TestReleases(repository.RepositoryTest):
             self.git(*command)
             self.git('commit', '-q', '-m', 'Late')
             self.git('reset', '-q', '--hard')
-            self.assertIn('"Late" does more to nova/service.py of the base '
+            self.assertIn('"Late" does more to nova/service.py '
                           'than edit lines', self.refuse('refresh', '1.0'))
             self.git('reset', '-q', '--hard', 'HEAD~1')
 
