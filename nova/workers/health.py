@@ -107,6 +107,7 @@ class Health:
 
     def start(self):
         """Begin in a thread, from the parent."""
+        self._parent.asked = bool(self._missing) or self._watchdog
         if self._missing or self._systemd:
             os.register_at_fork(after_in_child=self.close)
             threading.Thread(target=self._run, daemon=True).start()

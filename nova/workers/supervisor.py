@@ -168,6 +168,8 @@ class Supervisor:
     :ivar looked: when the workers were last looked after
     :ivar outage: why a new worker could do no better; None if it could, or
         nobody asked
+    :ivar asked: set where somebody asks for ``failing`` without a timeout, as
+        that takes a trial
     :ivar failing: whether to start the service again would help
     """
 
@@ -183,6 +185,7 @@ class Supervisor:
         self._trial: trial.Trial | None = None
         self._next_trial = 0.0
         self.outage: str | None = None
+        self.asked = False
         self.failing = False
         # The worker that was replaced and does not serve yet.
         self._replacing: Watched | None = None
@@ -279,7 +282,8 @@ class Supervisor:
             now - max(watched.seen, watched.row.since) > START_TIME
             for watched in self.watched)
         better = not stuck or self.failing
-        if not self._timeout and self._try(hopeless and stuck, now):
+        if self.asked and not self._timeout and self._try(
+                hopeless and stuck, now):
             better = True
             self._next_trial = now + CONF.service_down_time
         # With a timeout those that are stuck are replaced.

@@ -634,10 +634,18 @@ class HopelessTestCase(SupervisorTestCase):
     def setUp(self):
         super().setUp()
         self.watch(0)
+        self.supervisor.asked = True
 
     def all_stuck(self):
         for row in self.board.rows:
             self.fill(row)
+
+    def test_nobody_asks(self):
+        self.supervisor.asked = False
+        self.all_stuck()
+        self.look(600)
+        self.assertFalse(self.supervisor.failing)
+        self.trials.assert_not_called()
 
     def test_one_is_not_stuck(self):
         for row in self.board.rows[1:]:
