@@ -49,6 +49,8 @@ PARENTS = {'openstack-tox', 'devstack-tempest'}
 NODESETS = {'debian-bookworm', 'debian-trixie', 'ubuntu-noble',
             'devstack-single-node-debian-bookworm'}
 
+MOST_SPEC_LINES = 250
+
 # What nova-specs' own test wants of a spec of 2027.1.
 SECTIONS = {
     'Problem description': ['Use Cases'],
@@ -350,6 +352,7 @@ class TestSpecs(testtools.TestCase):
 
     def test_lines(self):
         for name, text in self.specs:
+            self.assertLessEqual(text.count('\n'), MOST_SPEC_LINES, name)
             self.assertNotIn('\r', text, name)
             for line in text.split('\n'):
                 self.assertEqual(line, line.rstrip(), name)
