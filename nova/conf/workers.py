@@ -20,37 +20,41 @@ from nova.conf import conductor
 from nova.conf import scheduler
 
 
-def _options(group, notes):
-    """The options of a service whose workers have worker hosts.
+def _worker_hosts(group):
+    """Whether the workers of a service have worker hosts.
 
     :param group: the group of the service's options
-    :param notes: when a worker of this service is replaced, too
     """
-    return [
-        cfg.BoolOpt(
-            'worker_hosts',
-            default=True,
-            help=f"""
+    return cfg.BoolOpt(
+        'worker_hosts',
+        default=True,
+        help=f"""
 Whether each worker process has a host of its own.
 
 With ``true``, worker n has the host ``<[DEFAULT] host>-worker-<n>``: an RPC
 server, a queue and a record in the list of services with that name.
 
 With ``false``, all workers share ``[DEFAULT] host``, as they did before the
-option was there, and ``[{group}] worker_timeout`` has no effect. The records
-of the workers stay in the list of services as down; remove them with
-``nova-manage worker retire``.
+option was there, and no other option for workers has an effect. The records of
+the workers stay in the list of services as down until they are deleted.
 
 Related options:
 
 * ``[{group}] workers``
-* ``[{group}] worker_timeout``
-"""),
-        cfg.IntOpt(
-            'worker_timeout',
-            default=0,
-            min=0,
-            help=f"""
+""")
+
+
+def _worker_timeout(group, notes):
+    """After how long the workers of a service are replaced.
+
+    :param group: the group of the service's options
+    :param notes: when a worker of this service is replaced, too
+    """
+    return cfg.IntOpt(
+        'worker_timeout',
+        default=0,
+        min=0,
+        help=f"""
 Seconds after which a worker that has begun no message is replaced.
 
 Each worker regularly sends itself a message, the self-ping. A worker that has
@@ -86,11 +90,9 @@ Related options:
 * ``[DEFAULT] service_down_time``
 * ``[DEFAULT] executor_thread_pool_size``
 * ``[{group}] workers``
-"""),
-    ]
+""")
 
 
-# Each in the group of the service.
 class Address(types.String):
     """The URI of a socket that a service listens at, as a string."""
 
@@ -155,16 +157,22 @@ Related options:
   nothing is told.
 """),
     ],
-    scheduler.scheduler_group: _options('scheduler', """\
+    scheduler.scheduler_group: [
+        _worker_hosts('scheduler'),
+        _worker_timeout('scheduler', """\
 A worker is replaced, though, if all its threads wait for a Placement that does
 not answer, so keep this longer than ``[placement] timeout``."""),
-    conductor.conductor_group: _options('conductor', """\
+    ],
+    conductor.conductor_group: [
+        _worker_hosts('conductor'),
+        _worker_timeout('conductor', """\
 A worker is replaced, though, if all its threads wait for other services: for
 nova-scheduler (up to ``[DEFAULT] rpc_response_timeout``), nova-compute (up
 to ``[DEFAULT] long_rpc_timeout``), the message broker of a cell, Neutron,
 Cinder or Glance. Its requests are lost then: a server that was being built
 stays in BUILD, and a server that was being migrated keeps its task
 state."""),
+    ],
 }
 
 

@@ -33,7 +33,6 @@ from nova import rpc
 from nova.scheduler import refresh
 from nova.servicegroup import api
 from nova.workers import board
-from nova.workers import rpcserver
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -48,29 +47,24 @@ class Heartbeat:
     :param service: the nova.service.Service, bound to its worker host
     :param node: the nova.workers.board.Board of the node
     :param row: the nova.workers.board.Row of this worker
+    :param limit: the nova.workers.rpcserver.ConcurrencyLimit of this worker
+    :ivar endpoint: the RPC endpoint for self-pings
     """
 
-    def __init__(self, service, node, row):
+    def __init__(self, service, node, row, limit):
         self._service = service
         self._board = node
         self._row = row
+        self._limit = limit
         self._servicegroup_api = service.servicegroup_api
-        self.limit = rpcserver.ConcurrencyLimit()
+        self.endpoint = _Endpoint(self._pinged)
         # Since when a self-ping could have run: infinity while it runs, and
         # None if none is under way.
         self._sent: float | None = None
 
-    def get_rpcserver(self, target, endpoints, serializer):
-        """The RPC server for requests and for self-pings."""
-        return rpcserver.RPCServer(
-            rpc.get_server(target, endpoints + [_Endpoint(self._pinged)],
-                           serializer),
-            self.limit, self._board, self._row, self._reconnected)
-
     def join(self, host, topic, service):
-        """The Service has started: let messages run, and the heart beat."""
+        """Let the heart beat, now that the Service has started."""
         self._row.record = service.service_ref.id
-        self._row.threads = CONF.executor_thread_pool_size
         self._client = rpc.get_client(messaging.Target(
             topic=topic, server=host, namespace='worker', version='1.0'))
         self._tick()
@@ -80,13 +74,11 @@ class Heartbeat:
             service.tg.add_timer_args(
                 interval, self._ping, stop_on_exception=False,
                 initial_delay=min(interval, api.INITIAL_REPORTING_DELAY))
-        self._row.enter(board.SERVING)
-        self.limit.open(CONF.executor_thread_pool_size)
 
     def _tick(self):
         self._row.ticked = time.monotonic()
 
-    def _reconnected(self):
+    def reconnected(self):
         """Make up for casts and a self-ping that may have been lost."""
         refresh.mark_stale(self._service.manager)
         if self._sent != float('inf'):
@@ -96,7 +88,7 @@ class Heartbeat:
         """Send a self-ping, unless one is still to run."""
         now = time.monotonic()
         if self._sent is not None:
-            if self.limit.full:
+            if self._limit.full:
                 self._sent = max(self._sent, now)
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.

@@ -36,7 +36,6 @@ from oslo_utils import importutils
 
 from nova import baserpc
 import nova.conf
-from nova import objects
 from nova import rpc
 from nova import service as nova_service
 from nova.workers import board
@@ -55,11 +54,6 @@ setproctitle = importutils.try_import('setproctitle')
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
-
-# How many messages a worker takes from the broker before it has read them. A
-# worker that reads no more holds so many requests until its process ends.
-PREFETCH_COUNT = 2
-RABBIT = 'oslo_messaging_rabbit'
 
 # How many seconds stop() waits for the RPC server of the node address to stop.
 NODE_STOP_TIME = 0.5
@@ -85,21 +79,27 @@ class Worker(service.ServiceBase):
         self.node = server.host
         self.host = identity.worker_host(server.host, number)
         self.board = node_board
+        self.row = node_board.rows[number - 1]
         self.watched = watched
         # The launcher of the eventlet mode sets it.
         self.backdoor_port = None
         # Called where the parent stops.
         self.on_parent_stop = lambda: None
         self._started = False
+        self._limit = rpcserver.ConcurrencyLimit()
         self._heartbeat: ty.Any = None
         self._node_rpcserver: ty.Any = None
 
     def start(self):
         self._started = True
         self.watched.enable_dump()
-        self.watched.row.open()
+        self.row.open()
         self._bind()
         self.server.start()
+        self.row.threads = CONF.executor_thread_pool_size
+        self.row.enter(board.SERVING)
+        # No message has run so far.
+        self._limit.open(CONF.executor_thread_pool_size)
         self._serve_node_address()
         if self.number == 1:
             # One is enough to look after the records of the node.
@@ -115,14 +115,14 @@ class Worker(service.ServiceBase):
             if limit := CONF.graceful_shutdown_timeout:
                 self.watched.kill_later(max(limit - 1, limit / 2))
             return
-        if self.watched.row.state == board.STARTING:
+        if self.row.state == board.STARTING:
             # It has taken no message, and waits for a broker perhaps.
             os._exit(0)
         with contextlib.suppress(ValueError):
             # The launcher of the eventlet mode leaves it to end the process
             # at once, if the parent stops while it renews this worker.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.watched.row.enter(board.STOPPING)
+        self.row.enter(board.STOPPING)
         stopped = threading.Event()
 
         def stop_node_address():
@@ -144,7 +144,7 @@ class Worker(service.ServiceBase):
             return
         # A probe that gets no answer would end a graceful shutdown, so it is
         # answered until the last request has run.
-        self._heartbeat.limit.wait_until_idle()
+        self._limit.wait_until_idle()
         self._node_rpcserver.stop()
         self._node_rpcserver.wait()
 
@@ -161,10 +161,11 @@ class Worker(service.ServiceBase):
         manager = self.server.manager
         manager.host = self.host
         manager.notifier = rpc.get_notifier(manager.service_name, self.host)
-        # What is cached of the minimum versions of services is the parent's.
-        objects.Service.clear_min_version_cache()
         nova_service.setup_profiler(self.server.binary, self.host)
-        self._beat_through_the_queue()
+        self._heartbeat = heartbeat.Heartbeat(
+            self.server, self.board, self.row, self._limit)
+        self.server.servicegroup_api = self._heartbeat
+        self.server.rpcserver_factory = self._get_rpcserver
         if setproctitle is not None:
             # Probes look for the name of the binary, so it comes first.
             setproctitle.setproctitle(f'{self.server.binary}: {self.host}')
@@ -174,11 +175,11 @@ class Worker(service.ServiceBase):
                   'binary': self.server.binary, 'node': self.node,
                   'host': self.host, 'pid': os.getpid()})
 
-    def _beat_through_the_queue(self):
-        self._heartbeat = heartbeat.Heartbeat(
-            self.server, self.board, self.watched.row)
-        self.server.servicegroup_api = self._heartbeat
-        self.server.rpcserver_factory = self._heartbeat.get_rpcserver
+    def _get_rpcserver(self, target, endpoints, serializer):
+        return rpcserver.RPCServer(
+            rpc.get_server(target, endpoints + [self._heartbeat.endpoint],
+                           serializer),
+            self._limit, self.board, self.row, self._heartbeat.reconnected)
 
     def _serve_node_address(self):
         """Answer what is sent to the node address, a liveness probe say.
@@ -195,18 +196,17 @@ class Worker(service.ServiceBase):
             rpc.get_server(target, [
                 baserpc.BaseRPCAPI(self.server.manager.service_name,
                                    self.backdoor_port)]),
-            self._heartbeat.limit, self.board, self.watched.row)
+            self._limit, self.board, self.row)
         # One thread is enough, as it only answers pings.
         self._node_rpcserver.start(override_pool_size=1)
 
 
 def prepare(topic):
-    """Check and complete the configuration of a command that launches workers.
+    """Prepare a command that launches workers, once it has its configuration.
 
     Does nothing if the workers are to have no worker hosts. Else the
-    transports prefetch few messages, and the supervisor takes SIGHUP, which
-    all threads and workers have blocked. To be called after the configuration
-    was read and before there are threads.
+    configuration is checked, and the supervisor takes SIGHUP, which all
+    threads and workers have blocked. To be called before there are threads.
 
     :param topic: the RPC topic of the service, and the name of its section
     :raises: SystemExit with 1, after one line in the log
@@ -220,24 +220,6 @@ def prepare(topic):
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,
                        CONF.report_interval)
-    _prefetch_few()
-
-
-def _prefetch_few():
-    """Have the transports of this process prefetch few messages.
-
-    What is set for all services of a deployment, 50 say, is too much for a
-    worker: none of it runs before a thread is free. What the transport URL
-    sets wins.
-    """
-    CONF.register_opts(dict(messaging_opts.list_opts())[RABBIT], RABBIT)
-    configured = CONF[RABBIT].rabbit_qos_prefetch_count
-    CONF.set_override('rabbit_qos_prefetch_count',
-                      min(configured or PREFETCH_COUNT, PREFETCH_COUNT),
-                      RABBIT)
-    # The drivers read the option when they are made.
-    rpc.cleanup()
-    rpc.init(CONF)
 
 
 def _check_timeout(group, timeout, interval):

@@ -15,6 +15,7 @@ from nova import context
 from nova import exception
 from nova import objects
 from nova.tests import fixtures as nova_fixtures
+from nova.tests.functional.workers import test_heartbeat
 from nova.tests.functional.workers import test_scheduler
 
 
@@ -70,5 +71,5 @@ class WorkerHostsTestCase(ConductorWorkersMixin,
 
 
 class HeartbeatTestCase(ConductorWorkersMixin,
-                        test_scheduler.HeartbeatTestCase):
+                        test_heartbeat.HeartbeatTestCase):
     pass

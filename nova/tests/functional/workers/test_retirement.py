@@ -15,7 +15,6 @@ import datetime
 from oslo_utils import timeutils
 
 from nova import objects
-from nova import servicegroup
 from nova.tests.functional.workers import test_scheduler
 from nova.workers import retirement
 
@@ -103,15 +102,3 @@ class RetirementTestCase(test_scheduler.WorkersTestCase):
         self.assertEqual([], self.retire(worker))
         self.assertEqual({(NODE, 'nova-conductor'),
                           (worker.host, 'nova-scheduler')}, self.hosts())
-
-    def test_same_host_twice(self):
-        # Both are worker 1 of the same node, and use one record.
-        first = self.start_worker(1, 1)
-        self.boards.clear()
-        second = self.start_worker(1, 1)
-        for worker in (first, second):
-            self.set_seen(first.host)
-            worker.server.servicegroup_api._pinged()
-            self.assertTrue(servicegroup.API().service_is_up(
-                self.records()[first.host]))
-        self.assertEqual({first.host}, self.scheduler_hosts())

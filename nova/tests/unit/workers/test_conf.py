@@ -13,7 +13,6 @@
 import ddt
 from oslo_config import cfg
 
-import nova.conf
 from nova.conf import scheduler
 from nova import test
 
@@ -35,29 +34,3 @@ class WorkersOptionTestCase(test.NoDBTestCase):
         scheduler.register_opts(conf)
         conf(['--config-file', path])
         self.assertEqual(expected, conf.scheduler.workers)
-
-    @ddt.data('scheduler', 'conductor')
-    def test_defaults(self, group):
-        self.assertTrue(nova.conf.CONF[group].worker_hosts)
-        self.assertEqual(0, nova.conf.CONF[group].worker_timeout)
-        self.assertRaises(
-            ValueError, self.flags, worker_timeout=-1, group=group)
-
-    @ddt.data('unix:///run/nova/{binary}.sock', 'unix:///x',
-              'tcp://127.0.0.1:8089', 'tcp://localhost:1',
-              'tcp://[::1]:65535', 'unix:///a,tcp://10.0.0.1:80', '')
-    def test_healthcheck_uri(self, text):
-        self.flags(uri=text, group='healthcheck')
-        self.assertEqual([uri for uri in text.split(',') if uri],
-                         nova.conf.CONF.healthcheck.uri)
-
-    @ddt.data('unix://run/x', 'unix:///', 'unix:///a/', 'unix:///a b',
-              'unix:///{host}', 'unix:///' + 80 * 'x', 'unix:/x', '/run/x',
-              'http://localhost:80', 'tcp://127.0.0.1', 'tcp://127.0.0.1:0',
-              'tcp://127.0.0.1:65536', 'tcp://127.0.0.1:x', 'tcp://:80',
-              'tcp://example.org:80', 'tcp://::1:80', 'tcp://[127.0.0.1:80',
-              'tcp://1.2.3.4.5:80', 'tcp://127.0.0.1:80/x')
-    def test_healthcheck_uri_that_does_not_do(self, text):
-        error = self.assertRaises(
-            ValueError, self.flags, uri=text, group='healthcheck')
-        self.assertIn('is neither unix:///PATH', str(error))

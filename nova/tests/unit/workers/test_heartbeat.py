@@ -21,6 +21,7 @@ from nova import context
 from nova import test
 from nova.workers import board
 from nova.workers import heartbeat
+from nova.workers import rpcserver
 
 INTERVAL = 10
 RECONNECT = 30
@@ -72,11 +73,13 @@ class HeartbeatTestCase(test.NoDBTestCase):
                 host=row.host, topic='scheduler', binary='nova-scheduler'))
         worker.report_state = worker.service.servicegroup_api.report_state
         worker.report_state.side_effect = lambda *args: self.missing
+        worker.limit = rpcserver.ConcurrencyLimit()
         worker.heartbeat = heartbeat.Heartbeat(
-            worker.service, self.board, row)
-        worker.heartbeat.get_rpcserver('target', ['endpoint'], 'serializer')
-        worker.endpoint = self.rpc.get_server.call_args.args[1][-1]
+            worker.service, self.board, row, worker.limit)
+        worker.endpoint = worker.heartbeat.endpoint
         worker.heartbeat.join(row.host, 'scheduler', worker.service)
+        row.enter(board.SERVING)
+        worker.limit.open(2)
         worker.cast = worker.client.prepare.return_value.cast
         worker.ping = worker.heartbeat._ping
         return worker
@@ -95,25 +98,16 @@ class HeartbeatTestCase(test.NoDBTestCase):
 
 class JoinTestCase(HeartbeatTestCase):
 
-    def test_rpcserver(self):
-        target, endpoints, serializer = self.rpc.get_server.call_args.args
-        self.assertEqual(('target', 'serializer'), (target, serializer))
-        self.assertEqual('endpoint', endpoints[0])
-        self.assertEqual('worker', endpoints[1].target.namespace)
+    def test_endpoint(self):
+        endpoint = self.worker.endpoint
+        self.assertEqual('worker', endpoint.target.namespace)
         # A self-ping is all that others may send there.
         self.assertEqual(['ping', 'target'], [
-            name for name in dir(endpoints[1]) if not name.startswith('_')])
+            name for name in dir(endpoint) if not name.startswith('_')])
 
-    def test_serves(self):
-        self.assertEqual((board.SERVING, 101, 2, 1000), (
-            self.worker.row.state, self.worker.row.record,
-            self.worker.row.threads, self.worker.row.ticked))
-        self.assertFalse(self.worker.heartbeat.limit.full)
-
-    def test_nothing_runs_before(self):
-        other = heartbeat.Heartbeat(
-            self.worker.service, self.board, self.worker.row)
-        self.assertTrue(other.limit.full)
+    def test_on_the_board(self):
+        self.assertEqual((101, 1000), (
+            self.worker.row.record, self.worker.row.ticked))
 
     def join(self, report_interval):
         service = self.worker.service
@@ -164,7 +158,7 @@ class SelfPingTestCase(HeartbeatTestCase):
         return self.sent()
 
     def fill(self):
-        limit = self.worker.heartbeat.limit
+        limit = self.worker.limit
         while not limit.full:
             limit.acquire()
         return limit
@@ -207,7 +201,7 @@ class SelfPingTestCase(HeartbeatTestCase):
 
     def test_none_while_a_heartbeat_is_written(self):
         def write(*args):
-            self.worker.heartbeat._reconnected()
+            self.worker.heartbeat.reconnected()
             self.assertEqual(0, self.pings(600))
             # Nor if requests fill the other threads for a while.
             limit = self.fill()
@@ -232,7 +226,7 @@ class SelfPingTestCase(HeartbeatTestCase):
         # Its listener has lost what the queue had, and consumes anew.
         self.worker.ping()
         with mock.patch.object(heartbeat.refresh, 'mark_stale') as stale:
-            self.worker.heartbeat._reconnected()
+            self.worker.heartbeat.reconnected()
         # So had its queue lost the casts to all schedulers.
         stale.assert_called_once_with(self.worker.service.manager)
         self.assertEqual(2, self.pings(30))
@@ -242,13 +236,6 @@ class SelfPingTestCase(HeartbeatTestCase):
         self.assertEqual(6, self.pings(60))
         self.worker.cast.side_effect = None
         self.assertEqual(1, self.pings(30))
-
-    def test_reconnect_is_told_by_the_server(self):
-        with mock.patch.object(heartbeat.rpcserver, 'RPCServer') as server:
-            self.worker.heartbeat.get_rpcserver('t', [], 's')
-        server.assert_called_once_with(
-            self.rpc.get_server.return_value, self.worker.heartbeat.limit,
-            self.board, self.worker.row, self.worker.heartbeat._reconnected)
 
 
 class WriteTestCase(HeartbeatTestCase):

@@ -16,9 +16,7 @@ import threading
 from unittest import mock
 
 import ddt
-from oslo_config import cfg
 from oslo_db import exception as db_exc
-import oslo_messaging as messaging
 from oslo_messaging import opts as messaging_opts
 from oslo_service import _options
 
@@ -32,12 +30,19 @@ from nova.workers import launcher
 CONF = nova.conf.CONF
 
 
+def register_opts():
+    """As the launcher of a service and its first RPC server do."""
+    CONF.register_opts(_options.service_opts)
+    CONF.register_opts(
+        [option for option in dict(messaging_opts.list_opts())[None]
+         if option.name == 'executor_thread_pool_size'])
+
+
 class WorkerTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
-        # As the launcher does.
-        CONF.register_opts(_options.service_opts)
+        register_opts()
         self.server = mock.Mock(host='node-1', binary='nova-scheduler',
                                 topic='scheduler')
         self.server.manager.service_name = 'scheduler'
@@ -54,22 +59,17 @@ class WorkerTestCase(test.NoDBTestCase):
             launcher.retirement, 'Retirement')).mock
         self.heartbeat = self.useFixture(test.fixtures.MockPatchObject(
             launcher.heartbeat, 'Heartbeat')).mock
-        self.limit = self.heartbeat.return_value.limit
+        self.limit = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.rpcserver, 'ConcurrencyLimit')).mock.return_value
         self.get_notifier = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_notifier')).mock
         self.board = board.Board(
             [f'node-1-worker-{number}' for number in (1, 2, 3)], threads=1)
         self.watched = [mock.Mock(row=row) for row in self.board.rows]
-        self.server.start.side_effect = self.serve
         self.signal = self.useFixture(test.fixtures.MockPatchObject(
             launcher.signal, 'signal')).mock
         self.exit = self.useFixture(test.fixtures.MockPatchObject(
             launcher.os, '_exit', side_effect=SystemExit)).mock
-
-    def serve(self):
-        for row in self.board.rows:
-            if row.state == board.STARTING:
-                row.enter(board.SERVING)
 
     def worker(self, number=2):
         return launcher.Worker(self.server, number, 3, self.board,
@@ -91,15 +91,11 @@ class WorkerTestCase(test.NoDBTestCase):
             self.assertEqual(4711, self.server.backdoor_port)
             self.assertEqual(self.heartbeat.return_value,
                              self.server.servicegroup_api)
-            self.assertEqual(self.heartbeat.return_value.get_rpcserver,
-                             self.server.rpcserver_factory)
-            clear_versions.assert_called_once_with()
+            self.limit.open.assert_not_called()
 
         self.server.start.side_effect = start
         worker = self.worker()
         worker.backdoor_port = 4711
-        clear_versions = self.useFixture(test.fixtures.MockPatchObject(
-            launcher.objects.Service, 'clear_min_version_cache')).mock
         with mock.patch.object(launcher.os, 'getpid', return_value=4712):
             worker.start()
         self.server.start.assert_called_once_with()
@@ -110,6 +106,24 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertIn('Starting worker 2 of 3 of nova-scheduler on node '
                       'node-1 as node-1-worker-2 (pid 4712)',
                       self.stdlog.logger.output)
+
+    def test_rpcserver(self):
+        self.worker().start()
+        self.rpcserver.reset_mock()
+        rpcserver = self.server.rpcserver_factory('target', [1], 'serializer')
+        self.assertEqual(self.rpcserver.return_value, rpcserver)
+        beats = self.heartbeat.return_value
+        self.get_server.assert_called_with(
+            'target', [1, beats.endpoint], 'serializer')
+        self.rpcserver.assert_called_once_with(
+            self.get_server.return_value, self.limit, self.board,
+            self.board.rows[1], beats.reconnected)
+
+    def test_messages_run_once_it_has_started(self):
+        self.worker().start()
+        row, size = self.board.rows[1], CONF.executor_thread_pool_size
+        self.assertEqual((board.SERVING, size), (row.state, row.threads))
+        self.limit.open.assert_called_once_with(size)
 
     @mock.patch.object(launcher, 'setproctitle', new=None)
     def test_start_without_setproctitle(self):
@@ -164,12 +178,7 @@ class WorkerTestCase(test.NoDBTestCase):
 
     def test_stopped_before_the_node_address_is_served(self):
         worker = self.worker()
-
-        def start():
-            self.serve()
-            worker.stop()
-
-        self.server.start.side_effect = start
+        self.limit.open.side_effect = lambda size: worker.stop()
         worker.start()
         self.server.stop.assert_called_once_with()
 
@@ -224,12 +233,11 @@ class WorkerTestCase(test.NoDBTestCase):
             watched.enable_dump.assert_called_once_with()
             self.assertEqual((os.getpid(), board.STARTING),
                              (watched.row.pid, watched.row.state))
-            self.serve()
 
         self.server.start.side_effect = start
         worker.start()
         self.heartbeat.assert_called_once_with(
-            self.server, self.board, watched.row)
+            self.server, self.board, watched.row, self.limit)
         self.server.stop.side_effect = lambda: self.assertEqual(
             board.STOPPING, watched.row.state)
         worker.stop()
@@ -241,14 +249,8 @@ class LaunchTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
-        # As the launcher does.
-        CONF.register_opts(_options.service_opts)
-        CONF.register_opts(
-            [option for option in dict(messaging_opts.list_opts())[None]
-             if option.name == 'executor_thread_pool_size'])
+        register_opts()
         self.flags(executor_thread_pool_size=5)
-        # The transports, which prepare() makes anew.
-        self.useFixture(test.fixtures.MockPatchObject(launcher, 'rpc'))
         self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
             launcher.lookalike, 'check')).mock
         self.freeze = self.useFixture(test.fixtures.MockPatchObject(
@@ -296,11 +298,11 @@ class LaunchTestCase(test.NoDBTestCase):
     @mock.patch('nova.workers.supervisor.Supervisor')
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_with_a_timeout(self, process_launcher, supervisor):
-        self.flags(worker_timeout=60, group='conductor')
-        launcher.launch(mock.Mock(host='n', topic='conductor'), 2)
+        self.flags(worker_timeout=60, group='scheduler')
+        launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
         _board, timeout, attempt = supervisor.call_args.args
         self.assertEqual(60, timeout)
-        self.assertEqual((launcher.trial.attempt, ('conductor',)),
+        self.assertEqual((launcher.trial.attempt, ('scheduler',)),
                          (attempt.func, attempt.args))
 
     @mock.patch.object(service.service, 'launch')
@@ -396,53 +398,3 @@ class LaunchTestCase(test.NoDBTestCase):
             type(fake).host = conf
             self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
         self.assertIn('host is not valid', self.stdlog.logger.output)
-
-
-@ddt.ddt
-class PrefetchTestCase(test.NoDBTestCase):
-
-    def prefetch(self, text='', url='rabbit://host/'):
-        """What oslo.messaging's driver would see."""
-        path = self.useFixture(test.fixtures.TempDir()).join('nova.conf')
-        with open(path, 'w') as config_file:
-            config_file.write(text)
-        conf = cfg.ConfigOpts()
-        conf(['--config-file', path])
-        for module in (nova.conf.netconf, nova.conf.service,
-                       nova.conf.workers):
-            module.register_opts(conf)
-        with mock.patch.multiple(launcher, CONF=conf, rpc=mock.DEFAULT):
-            launcher.prepare('scheduler')
-        transport = messaging.get_rpc_transport(conf, url=url)
-        self.addCleanup(transport.cleanup)
-        return transport._driver.prefetch_size
-
-    def test_nothing_is_set(self):
-        self.assertEqual(launcher.PREFETCH_COUNT, self.prefetch())
-
-    @ddt.data((0, 2), (1, 1), (2, 2), (50, 2))
-    @ddt.unpack
-    def test_set_for_all_services(self, count, expected):
-        self.assertEqual(expected, self.prefetch(
-            f'[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = {count}\n'))
-
-    def test_set_in_the_transport_url(self):
-        self.assertEqual(16, self.prefetch(
-            '[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = 50\n',
-            url='rabbit://host/?rabbit_qos_prefetch_count=16'))
-
-    @ddt.data(0, 16)
-    def test_as_stock(self, count):
-        self.assertEqual(count, self.prefetch(
-            '[scheduler]\nworker_hosts = false\n[oslo_messaging_rabbit]\n'
-            f'rabbit_qos_prefetch_count = {count}\n'))
-
-    def test_transports_are_made_anew(self):
-        # They were made when the configuration was read.
-        def create(url):
-            prefetch = CONF[launcher.RABBIT].rabbit_qos_prefetch_count
-            return mock.Mock(conf=CONF, prefetch=prefetch)
-
-        with mock.patch.object(launcher.rpc, 'create_transport', create):
-            launcher.prepare('scheduler')
-        self.assertEqual(2, launcher.rpc.TRANSPORT.prefetch)
