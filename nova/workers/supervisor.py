@@ -21,7 +21,6 @@ It is the way of gunicorn's arbiter: a signal in one look, SIGKILL in a later
 one, and no waiting between.
 """
 
-import collections
 import faulthandler
 import os
 import signal
@@ -81,8 +80,9 @@ class Watched:
         self.replaced: list[float] = []
         # When the worker was last seen to run, and to serve.
         self.seen = self.served = time.monotonic()
-        # How often the parent has ended the worker, by reason.
-        self.reasons: collections.Counter = collections.Counter()
+        # How often the parent has ended the worker, by reason. Prometheus sees
+        # no increase of a counter that begins with 1.
+        self.reasons = dict.fromkeys(('stuck', 'failing', 'reload'), 0)
         # The process that was told to stop, and when.
         self.stopping = (0, 0.0)
         # The counts of the worker and of its siblings at the time from which

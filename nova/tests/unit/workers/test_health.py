@@ -30,6 +30,8 @@ from nova.workers import supervisor
 
 HOSTS = ['n-worker-1', 'n-worker-2']
 UUID = '9e6a5a5c-0000-4000-8000-000000000001'
+# Prometheus has to see a counter before it is 1.
+RESTARTS = dict.fromkeys(('stuck', 'failing', 'reload', 'other'), 0)
 
 
 class HealthBase(test.NoDBTestCase):
@@ -79,7 +81,7 @@ class WorkersTestCase(HealthBase):
             told['service'], told['node'], told['output'], told['lost']))
         worker = told['workers'][0]
         self.assertEqual(
-            ('n-worker-1', 11, 'serving', 2, 0, None, 0, {'other': 0}),
+            ('n-worker-1', 11, 'serving', 2, 0, None, 0, RESTARTS),
             tuple(worker[key] for key in (
                 'host', 'pid', 'state', 'threads', 'busy', 'oldest', 'begun',
                 'restarts')))
@@ -155,11 +157,11 @@ class WorkersTestCase(HealthBase):
         self.row.open()
         self.row.open()
         self.parent.watched[0].reasons['stuck'] += 1
-        self.assertEqual({'stuck': 1, 'other': 1},
+        self.assertEqual({**RESTARTS, 'stuck': 1, 'other': 1},
                          self.health.workers()['workers'][0]['restarts'])
         # The new one has not started yet.
         self.parent.watched[1].reasons['stuck'] += 1
-        self.assertEqual({'stuck': 1, 'other': 0},
+        self.assertEqual({**RESTARTS, 'stuck': 1},
                          self.health.workers()['workers'][1]['restarts'])
 
     def test_lost(self):
@@ -209,8 +211,8 @@ class WorkersTestCase(HealthBase):
                      'hostname="n"} 2',
                      'openstack_nova_worker_up{%s} 1' % label,
                      'openstack_nova_worker_busy_threads{%s} 1' % label,
-                     'openstack_nova_worker_restarts_total{%s,reason="other"}'
-                     ' 0' % label):
+                     *('openstack_nova_worker_restarts_total{%s,reason="%s"} 0'
+                       % (label, reason) for reason in RESTARTS)):
             self.assertIn(line, lines)
         # Each family is announced once, before its values.
         family = None
