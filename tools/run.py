@@ -14,17 +14,19 @@
 
 ``lab`` takes a command and its options: ``run.py lab bench --quick``; see
 ``run.py lab --help``.
-``test`` is all of the tests; a filter or stestr's own options may follow
-the name of any of them: ``run.py unit identity``, ``run.py nova -- -1``.
-``short`` is what is run for a release that is not the newest, and ``all``
-is ``test``, then ``short`` of each of the other releases. ``pep8`` and
-``docs`` are nova's own gates, on the built tree. ``--release`` chooses
-another release than the newest, and ``--python 3.12`` the Python to run it
-with, in an environment of its own.
+``quick`` is what is run before each commit, ``test`` the unit and functional
+tests and the main cases with real processes, and ``all`` these, then all
+other tests, and ``short`` of each of the other releases. A filter or stestr's
+own options may follow the name of a suite and of ``test``: ``run.py unit
+identity``, ``run.py nova -- -1``. ``pep8`` and ``docs`` are nova's own gates,
+on the built tree. ``--release`` chooses another release than the newest, and
+``--python 3.12`` the Python to run it with, in an environment of its own.
 """
 
 import argparse
+import dataclasses
 import os
+from pathlib import Path
 import shlex
 import sys
 
@@ -75,9 +77,16 @@ OPTIONS = {'integration': ('--concurrency', '4'), 'stuck': ('--serial',)}
 # does. What fails there gets one more chance by itself, and is named.
 TIMED = ('integration', 'stuck')
 
+# The integration tests of the main cases, which ``test`` has.
+MAIN = ('test_scheduler|test_replaced|test_blocked|test_records|test_roster|'
+        'test_upgrade|test_stop')
+
 # Of the integration tests, what is run for releases that are not the newest;
 # so few that more processes would only make more databases and brokers.
 SHORT = ('test_a_day_in_the_life|KollaTestCase', '--concurrency', '2')
+
+# Minutes on two cores, once the environments are there.
+MINUTES = {'quick': 2, 'test': 20, 'all': 60}
 
 GATES = {'pep8': gates.pep8, 'docs': gates.docs}
 
@@ -86,37 +95,57 @@ def _print(line):
     say(line.rstrip('\n'))
 
 
-def run_suite(name, release, tree, python, args=()):
-    """Run one suite and return its Result; one with no tests has failed."""
-    total = suites.Result()
-    if name in ('integration', 'stuck'):
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Test modules that are run at a time; the arguments of suites.run()."""
+
+    name: str
+    root: Path
+    modules: list
+    python: Path
+    mode: str | None = None
+    options: tuple = ()
+    extra: Path | None = None
+    again: bool = False
+
+
+def suite(name, release, tree, python, args=(), modes=None):
+    """The steps of one suite.
+
+    :param modes: those to run nova's tests in; by default all that there are
+    """
+    if name in TIMED:
         # Some of it runs nova with the other bases.
         build_others(release)
     extra = lab_extra(release, python) if name == 'integration' else None
+    steps = []
     for where, paths in SUITES[name]:
         root = ROOT if where == 'here' else tree
         names = [module for path in paths
                  for module in suites.modules(root, path)]
-        modes = suites.modes(release, name) if where == 'tree' else (None,)
-        total += _run(f'{name}-{where}', root, names, python, modes,
-                      OPTIONS.get(name, ()) + tuple(args), extra,
-                      again=name in TIMED)
-    return total
+        for mode in (None,) if where == 'here' else (
+                modes or suites.modes(release, name)):
+            steps.append(Step(
+                '-'.join(filter(None, (name, where, mode))), root, names,
+                python, mode, OPTIONS.get(name, ()) + tuple(args), extra,
+                name in TIMED))
+    return steps
 
 
-def _run(label, root, names, python, modes, options, extra=None,
-         again=False):
-    if not names:
-        say(f'{label}: there are no tests')
-        return suites.Result(failed=1)
+def run(steps):
+    """Run steps and return their Result; one with no tests has failed."""
     total = suites.Result()
-    for mode in modes:
+    for number, step in enumerate(steps, 1):
+        say(f'== {number} of {len(steps)}: {step.name}')
+        if not step.modules:
+            say(f'{step.name}: there are no tests')
+            total += suites.Result(failed=1)
+            continue
         clock = Clock()
-        where = '-'.join(filter(None, (label, mode)))
-        say(f'== {where}')
-        result = suites.run(python, where, root, names, mode, options, _print,
-                            extra, again)
-        say(f'== {where}: {result} ({clock})')
+        result = suites.run(step.python, step.name, step.root, step.modules,
+                            step.mode, step.options, _print, step.extra,
+                            step.again)
+        say(f'== {step.name}: {result} ({clock})')
         total += result
     return total
 
@@ -137,61 +166,74 @@ def build_others(release):
             if other.base != changes.NOVA and other.folder.is_dir()]
 
 
-def run_companion(release, tree, python, args=(), kinds=None):
-    """Run other bases' own unit tests of what their series edit.
+def companion(release, tree, python, args=(), kinds=None):
+    """The steps of other bases' own unit tests of what their series edit.
 
     :param kinds: as check.touched() has it
     """
-    total = suites.Result()
+    steps = []
     for other, built in build_others(release):
         extra = environment.extra(python, other.extra_lock(other.base))
-        for kind, names in check.touched(
-                other, built, kinds).items():
-            total += _run(f'companion-{kind}', built, names, python,
-                          (None,), args, extra)
-    return total
+        steps += [Step(f'companion-{kind}', built, names, python,
+                       options=tuple(args), extra=extra)
+                  for kind, names in check.touched(
+                      other, built, kinds).items()]
+    return steps
 
 
-def run_test(release, tree, python, args=()):
-    """Run all tests of a release."""
-    total = suites.Result()
-    for name in SUITES:
-        total += run_suite(name, release, tree, python, args)
-    return total + run_companion(release, tree, python, args)
+def quick(release, tree, python):
+    """The steps that are run before each commit."""
+    return [Step('unit-here', ROOT, ['tests.unit.test_project'], python),
+            *suite('unit', release, tree, python,
+                   modes=release.modes[:1])[1:]]
 
 
-def run_short(release, tree, python):
-    """Run what a release needs that is not the newest.
+def main_cases(release, tree, python, args=()):
+    """The steps that show that the product works."""
+    return (suite('unit', release, tree, python, args) +
+            suite('functional', release, tree, python, args) +
+            suite('nova', release, tree, python, args, release.modes[:1]) +
+            suite('integration', release, tree, python, args or (MAIN,)))
+
+
+def short(release, tree, python):
+    """The steps for a release that is not the newest.
 
     That is the series' own tests and those of nova for what it edits, in the
     mode that is the default, few of the integration tests, and of the
     companion what it adds: what it edits is the same in all releases.
     """
-    total = suites.Result()
-    for kind, path in OWN.items():
-        total += _run(f'{kind}-tree', tree, suites.modules(tree, path),
-                      python, suites.modes(release, kind)[:1], ())
+    modes = release.modes[:1]
     names = sorted(set(check.touched(release, tree)['unit'])
                    - set(suites.modules(tree, OWN['unit'])))
-    total += _run('nova-tree', tree, names, python, release.modes[:1], ())
-    total += run_suite('integration', release, tree, python, SHORT)
-    return total + run_companion(release, tree, python, kinds='A')
+    return (suite('unit', release, tree, python, modes=modes)[1:] +
+            suite('functional', release, tree, python,
+                  modes=suites.modes(release, 'functional')[:1]) +
+            [Step(f'nova-tree-{modes[0]}', tree, names, python, modes[0])] +
+            suite('integration', release, tree, python, SHORT) +
+            companion(release, tree, python, kinds='A'))
 
 
-def run_all(release, tree, python):
-    """Run all tests of a release, and what is short of all others."""
-    runs = []
+def everything(release, tree, python):
+    """The steps of all tests, and of what is short of the other releases."""
+    others = []
     # All are there first, as it is upgraded from another one to this one.
     for other in map(changes.release, changes.releases()):
         if other.name != release.name:
-            runs.append((other, series.build(other),
-                         environment.ensure(other.name)))
+            others.append((other, series.build(other),
+                           environment.ensure(other.name)))
             build_others(other)
-    total = run_test(release, tree, python)
-    for run in runs:
-        say(f'== {run[0].name}')
-        total += run_short(*run)
-    return total
+    steps = main_cases(release, tree, python)
+    if release.modes[1:]:
+        steps += suite('nova', release, tree, python, modes=release.modes[1:])
+    steps += suite('integration', release, tree, python,
+                   ('--exclude-regex', MAIN))
+    steps += suite('stuck', release, tree, python)
+    steps += companion(release, tree, python)
+    for other in others:
+        steps += [dataclasses.replace(step, name=f'{other[0].name} {step.name}')
+                  for step in short(*other)]
+    return steps
 
 
 def run_lab(release, args, python=None, extra=True):
@@ -226,9 +268,10 @@ def run_lab(release, args, python=None, extra=True):
                                    *sys.argv[1:]])})
 
 
-# Of more than one suite, or of another base; the last two take no filter.
-RUNS = {'test': run_test, 'companion': run_companion, 'short': run_short,
-        'all': run_all}
+# Of more than one suite, or of another base; the first and the last two take
+# no filter.
+RUNS = {'quick': quick, 'test': main_cases, 'companion': companion,
+        'short': short, 'all': everything}
 WHAT = ('demo', 'lab', *SUITES, *RUNS, *GATES)
 
 
@@ -254,8 +297,12 @@ def main(argv=None):
     if options.what == 'demo':
         return run_lab(options.release, ['demo', *args], options.python,
                        extra=False)
+    if {'-h', '--help'} & set(args):
+        # Or it would be stestr's, after all has been built.
+        parser.print_help()
+        return 0
     release = changes.release(options.release)
-    if args and options.what in (*GATES, 'short', 'all'):
+    if args and options.what in (*GATES, 'quick', 'short', 'all'):
         raise Error(f'{options.what} takes no arguments')
     if options.what in GATES:
         GATES[options.what](release, options.python)
@@ -263,11 +310,15 @@ def main(argv=None):
         return 0
     tree = series.build(release)
     python = environment.ensure(release.name, options.python)
+    if options.what in MINUTES:
+        say(f'{options.what}: about {MINUTES[options.what]} minutes on two '
+            f'cores')
     more = [args] if args else []
     if options.what in RUNS:
-        total = RUNS[options.what](release, tree, python, *more)
+        steps = RUNS[options.what](release, tree, python, *more)
     else:
-        total = run_suite(options.what, release, tree, python, args)
+        steps = suite(options.what, release, tree, python, args)
+    total = run(steps)
     if not total.total:
         raise Error('no test matches ' + ' '.join(args) if args
                     else f'{options.what}: there are no tests')
