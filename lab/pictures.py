@@ -19,6 +19,7 @@ data make the same file, byte for byte.
 
 import itertools
 import math
+import textwrap
 
 from lab import LabError
 from lab.spread import shown
@@ -38,6 +39,10 @@ STYLES = (
 # Inches and points: text can be read where a README is 800 pixels wide.
 WIDTH, HEIGHT, FONT = 8, 4.2, 12
 DPI = 150
+# Columns and rows of Grafana's grid, in inches.
+COLUMN, ROW = 0.42, 0.34
+# What a panel has around it.
+LEFT, TOP = 0.55, 0.3
 # From so many groups of bars on, they lie, so that what they are can be read;
 # and the inches of each then.
 LYING, LINE = 8, 0.42
@@ -93,6 +98,83 @@ def write(data, stem):
         made.savefig(paths[0], metadata={'Date': None})
         made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
     return paths
+
+
+def dashboard(panels, stem):
+    """Draw the panels of a dashboard of Grafana, each at its place.
+
+    :param panels: pairs of a panel, as its JSON has it, and of a list of
+        pairs: a label, and points of time in seconds and value
+    :param stem: path of the files, without .svg and .png
+    :returns: the paths of the files
+    """
+    import matplotlib
+    from matplotlib import figure
+    from matplotlib import ticker
+
+    places = [panel['gridPos'] for panel, _series in panels]
+    rows = max(place['y'] + place['h'] for place in places)
+    with matplotlib.rc_context(RC | {'svg.hashsalt': 'dashboard',
+                                     'svg.fonttype': 'path',
+                                     'font.size': FONT - 3,
+                                     'axes.titlesize': FONT - 2}):
+        width, height = 24 * COLUMN, rows * ROW
+        made = figure.Figure(figsize=(width, height))
+        for panel, series in panels:
+            place = panel['gridPos']
+            left = place['x'] * COLUMN + LEFT * (
+                2.5 if panel['type'] == 'state-timeline' else 1)
+            right = (place['x'] + place['w']) * COLUMN - LEFT / 4
+            top = height - place['y'] * ROW - TOP
+            bottom = height - (place['y'] + place['h']) * ROW + TOP * 1.6
+            axes = made.add_axes([
+                left / width, bottom / height, (right - left) / width,
+                max(top - bottom, 0.1) / height])
+            axes.set_title(textwrap.fill(panel['title'], 4 * place['w']),
+                           loc='left')
+            # What is zero all the time would hide what is not.
+            series = sorted(series)
+            if panel['type'] == 'timeseries':
+                series = [(label, points) for label, points in series
+                          if any(value for _, value in points)] or series[:1]
+            if panel['type'] == 'stat':
+                axes.axis('off')
+                worst = max((value for _, points in series
+                             for _, value in points), default=math.nan)
+                axes.text(0.5, 0.5, f'{worst:g} at most', size=FONT + 6,
+                          ha='center', va='center')
+                continue
+            styles = _styles([label for label, _points in series])
+            if panel['type'] == 'state-timeline':
+                _states(axes, series)
+                continue
+            for label, points in series:
+                colour, dashes, _marker, _hatch = styles[label]
+                axes.plot(*zip(*points), color=colour, linestyle=dashes,
+                          label=label)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+            axes.set_xlabel('seconds')
+            axes.legend(fontsize=FONT - 5)
+        paths = [f'{stem}.svg', f'{stem}.png']
+        made.savefig(paths[0], metadata={'Date': None})
+        made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
+    return paths
+
+
+def _states(axes, series):
+    """A line for each label: whether it was 1 or 0."""
+    for row, (_label, points) in enumerate(series):
+        for state, name in ((1, 'up'), (0, 'down')):
+            colour, _dashes, _marker, hatch = STYLES[state]
+            spans = [(at, 1) for at, value in points if value == state]
+            axes.broken_barh(spans, (row - 0.35, 0.7), facecolor=colour,
+                             label=None if row else name)
+    axes.set_yticks(range(len(series)), [label for label, _ in series])
+    axes.invert_yaxis()
+    axes.set_xlabel('seconds')
+    axes.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2,
+                fontsize=FONT - 5)
 
 
 def _ends(value):

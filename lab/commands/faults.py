@@ -57,6 +57,10 @@ def add_arguments(parser):
                         help='have the series run with the companion in all '
                              'faults, and not only where a fault is about '
                              'that (default: the folder of the release)')
+    parser.add_argument('--series', metavar='TREE',
+                        help='folder of a nova with some of the changes, up '
+                             'to a stage for example (default: the built '
+                             'tree)')
     commands.add_mode(parser)
     commands.add_stock(parser)
 
@@ -65,7 +69,7 @@ def main(args, results):
     only = args.only or (QUICK if args.quick else NAMES)
     chosen = [fault for name, fault in NAMES.items() if name in only]
     trees = {STOCK: cloud.stock(args.stock),
-             SERIES: cloud.find_tree()}
+             SERIES: args.series or cloud.find_tree()}
     everywhere = args.companion is not None
     companion = cloud.companion(args.companion) if everywhere or any(
         fault.companion for fault in chosen) else None
