@@ -44,6 +44,8 @@ class Retirement:
         self._node = node
         self._workers = workers
         self._servicegroup_api = servicegroup.API()
+        # Whether this worker was up at the last look.
+        self._up = False
 
     def start(self):
         """Retire what is down, and look again until nothing is left."""
@@ -62,12 +64,21 @@ class Retirement:
     def retire(self, ctxt):
         """Remove the records of workers that are gone and down.
 
+        An outage of the database has the records of all services go down. So
+        nothing is removed unless this worker is up, and was up at the last
+        look: a service that is alive has then had the time to be up again.
+
         :param ctxt: a nova.context.RequestContext
         :returns: the hosts that are up still, or could not be removed, and
             have to be looked at again
         """
         records = objects.ServiceList.get_by_binary(
             ctxt, self._server.binary, include_disabled=True)
+        was_up, self._up = self._up, any(
+            record.host == self._server.host and not self._is_down(record)
+            for record in records)
+        if not (was_up and self._up):
+            return [self._server.host]
         nodes = {worker.node for worker in
                  (identity.parse(record.host) for record in records) if worker}
         left = []

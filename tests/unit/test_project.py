@@ -32,11 +32,11 @@ import changes  # noqa: E402
 import run  # noqa: E402
 
 # Changes that need no blueprint, beside the stage of bug fixes.
-NO_BLUEPRINT = ('15-scheduler-workers-option',)
+NO_BLUEPRINT = ('16-scheduler-workers-option',)
 SPECS = ROOT / 'specs' / '2027.1' / 'approved'
 # Of code. Reviewers are promised no more.
-MOST_EDITED_LINES = 210
-MOST_PATCHES = 28
+MOST_EDITED_LINES = 240
+MOST_PATCHES = 29
 MOST_PATCH_LINES = 1170
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',

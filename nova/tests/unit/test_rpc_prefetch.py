@@ -16,6 +16,8 @@ import ddt
 from oslo_config import cfg
 import oslo_messaging as messaging
 
+from nova.cmd import conductor as cmd_conductor
+from nova.cmd import scheduler as cmd_scheduler
 import nova.conf
 from nova import rpc
 from nova import test
@@ -48,6 +50,24 @@ class PrefetchTestCase(test.NoDBTestCase):
     def test_set_for_all_services(self, count, expected):
         self.assertEqual(expected, self.prefetch(
             f'[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = {count}\n'))
+
+    @ddt.data((0, 0), (1, 0), (2, 0), (50, 1))
+    @ddt.unpack
+    def test_tells_that_it_is_smaller(self, count, lines):
+        self.prefetch('[oslo_messaging_rabbit]\n'
+                      f'rabbit_qos_prefetch_count = {count}\n')
+        self.assertEqual(lines, self.stdlog.logger.output.count(
+            'Prefetching 2 messages, and not the 50'))
+
+    @ddt.data(cmd_conductor, cmd_scheduler)
+    def test_of_the_commands(self, command):
+        with mock.patch.multiple(
+                command, config=mock.DEFAULT, logging=mock.DEFAULT,
+                objects=mock.DEFAULT), mock.patch.object(
+                    rpc, 'prefetch_few',
+                    side_effect=test.TestingException) as prefetch_few:
+            self.assertRaises(test.TestingException, command.main)
+        prefetch_few.assert_called_once_with()
 
     def test_set_in_the_transport_url(self):
         self.assertEqual(16, self.prefetch(

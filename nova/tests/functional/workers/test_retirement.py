@@ -46,8 +46,12 @@ class RetirementTestCase(test_scheduler.WorkersTestCase):
                     'nova-scheduler', 'nova-conductor', 'nova-compute')}
 
     def retire(self, worker):
-        return retirement.Retirement(
-            worker.server, worker.node, worker.workers).retire(self.context)
+        self.set_seen(worker.host, seen=0)
+        retired = retirement.Retirement(
+            worker.server, worker.node, worker.workers)
+        # At the first look the worker was not up before.
+        self.assertEqual([worker.host], retired.retire(self.context))
+        return retired.retire(self.context)
 
     def scheduler_hosts(self):
         return {host for host, binary in self.hosts()

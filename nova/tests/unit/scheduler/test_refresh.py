@@ -18,7 +18,9 @@ from oslo_utils.fixture import uuidsentinel as uuids
 
 from nova import objects
 from nova.scheduler import host_manager
+from nova.scheduler import manager as scheduler_manager
 from nova.scheduler import refresh
+from nova import service
 from nova import test
 from nova.tests.unit import fake_instance
 
@@ -227,3 +229,20 @@ class RefreshTestCase(test.NoDBTestCase):
         manager = mock.Mock(spec=['host'])
         refresh.mark_stale(manager)
         self.assertFalse(hasattr(manager, 'host_manager'))
+
+
+class StartTestCase(test.NoDBTestCase):
+    """That what is stale is dropped where a process starts."""
+
+    def test_manager(self):
+        manager = mock.Mock()
+        scheduler_manager.SchedulerManager.pre_start_hook(manager, None)
+        self.assertIsInstance(manager.host_manager, refresh._Stale)
+
+    @mock.patch('nova.objects.Service.clear_min_version_cache')
+    def test_service(self, clear):
+        started = mock.Mock()
+        started.basic_config_check.side_effect = test.TestingException
+        self.assertRaises(
+            test.TestingException, service.Service.start, started)
+        clear.assert_called_once_with()

@@ -29,7 +29,9 @@ class RetirementTestCase(test.NoDBTestCase):
         super().setUp()
         self.context = context.get_admin_context()
         self.records = []
-        self.up = set()
+        self.own = objects.Service(
+            id=99, host='x', binary='nova-scheduler', forced_down=False)
+        self.up = {'x'}
         self.destroyed = []
         self.get_by_binary = self.useFixture(test.fixtures.MockPatch(
             'nova.objects.ServiceList.get_by_binary',
@@ -47,7 +49,7 @@ class RetirementTestCase(test.NoDBTestCase):
 
     def _get_by_binary(self, ctxt, binary, include_disabled):
         self.assertTrue(include_disabled)
-        return [r for r in self.records if r.binary == binary]
+        return [self.own] + [r for r in self.records if r.binary == binary]
 
     def _destroy(self, record):
         if record not in self.records:
@@ -64,9 +66,10 @@ class RetirementTestCase(test.NoDBTestCase):
             self.up.add(host)
 
     def retire(self, node='n', workers=2):
-        self.server = mock.Mock(binary='nova-scheduler')
-        return retirement.Retirement(
-            self.server, node, workers).retire(self.context)
+        self.server = mock.Mock(binary='nova-scheduler', host='x')
+        retired = retirement.Retirement(self.server, node, workers)
+        self.assertEqual(['x'], retired.retire(self.context))
+        return retired.retire(self.context)
 
     def test_the_record_of_before_the_upgrade(self):
         for host in ('n', 'n-worker-1', 'n-worker-2'):
@@ -87,9 +90,23 @@ class RetirementTestCase(test.NoDBTestCase):
         self.record('n-worker-3', up=True)
         self.assertEqual(['n', 'n-worker-3'], self.retire())
         self.assertEqual([], self.destroyed)
-        self.up.clear()
+        self.up = {'x'}
         self.assertEqual([], self.retire())
         self.assertEqual(['n', 'n-worker-3'], self.destroyed)
+
+    def test_after_an_outage(self):
+        self.record('n-worker-3')
+        self.up.clear()
+        server = mock.Mock(binary='nova-scheduler', host='x')
+        retired = retirement.Retirement(server, 'n', 2)
+        for _look in range(2):
+            self.assertEqual(['x'], retired.retire(self.context))
+        # It is up first; another one may be so in a moment.
+        self.up.add('x')
+        self.assertEqual(['x'], retired.retire(self.context))
+        self.assertEqual([], self.destroyed)
+        self.assertEqual([], retired.retire(self.context))
+        self.assertEqual(['n-worker-3'], self.destroyed)
 
     def test_forced_down_is_not_down(self):
         self.record('n', forced_down=True)
@@ -147,7 +164,7 @@ class RetirementTestCase(test.NoDBTestCase):
     def test_another_was_faster(self):
         self.record('n')
         self.record('n-worker-3')
-        records = list(self.records)
+        records = [self.own, *self.records]
         self.get_by_binary.side_effect = None
         self.get_by_binary.return_value = records
         for _worker in range(2):
@@ -157,13 +174,14 @@ class RetirementTestCase(test.NoDBTestCase):
 
     def test_looked_at_until_nothing_is_left(self):
         self.flags(service_down_time=60)
-        server = mock.Mock(binary='nova-scheduler')
+        server = mock.Mock(binary='nova-scheduler', host='x')
         retire = retirement.Retirement(server, 'n', 2)
         retire.start()
         server.tg.add_timer_args.assert_called_once_with(60, retire._run)
         self.record('n', up=True)
         retire._run()
-        self.up.clear()
+        retire._run()
+        self.up = {'x'}
         self.assertRaises(loopingcall.LoopingCallDone, retire._run)
 
     def test_error_is_no_end(self):
