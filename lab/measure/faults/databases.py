@@ -112,7 +112,7 @@ FAULTS = (
     fault.Fault('mariadb-silent', 'MariaDB silent', messaging.silent, 20,
                 ends=True, boxes=('database',), call=rpc.Client.look_up),
     fault.Fault('mariadb-half-open', 'MariaDB, half-open',
-                messaging.half_open, 40, boxes=('database',),
+                messaging.half_open, 75, boxes=('database',),
                 call=rpc.Client.look_up),
     *(fault.Fault(name, title, _outage, after, ends=True, workers=number,
                   pool=2, pause=0.02, call=rpc.Client.look_up,
