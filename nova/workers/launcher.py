@@ -25,6 +25,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import typing as ty
 
 from oslo_db import exception as db_exc
@@ -54,6 +55,9 @@ setproctitle = importutils.try_import('setproctitle')
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
+
+# Seconds after which a worker whose queue is in the way is tried again.
+START_PAUSE = 10
 
 # How many seconds stop() waits for the RPC server of the node address to stop.
 NODE_STOP_TIME = 0.5
@@ -95,7 +99,12 @@ class Worker(service.ServiceBase):
         self.watched.enable_dump()
         self.row.open()
         self._bind()
-        self.server.start()
+        try:
+            self.server.start()
+        except messaging.MessagingException as exc:
+            if 'PRECONDITION_FAILED' not in str(exc):
+                raise
+            self._end_later(exc)
         self.row.threads = CONF.executor_thread_pool_size
         self.row.enter(board.SERVING)
         # No message has run so far.
@@ -105,6 +114,23 @@ class Worker(service.ServiceBase):
             # One is enough to look after the records of the node.
             retirement.Retirement(
                 self.server, self.node, self.workers).start()
+
+    def _end_later(self, error):
+        """Tell that a queue is in the way, and end after a pause.
+
+        The launcher starts the worker again at once, and the queue is there
+        until somebody deletes it.
+        """
+        LOG.error('Cannot start worker %(host)s, which is tried again in '
+                  '%(seconds)d seconds. A queue that other settings have made '
+                  'is in the way: delete it, or have amqp_durable_queues, '
+                  'rabbit_quorum_queue, rabbit_transient_quorum_queue and '
+                  'rabbit_stream_fanout of [oslo_messaging_rabbit] as they '
+                  'were then. %(error)s', {
+                      'host': self.host, 'seconds': START_PAUSE,
+                      'error': error})
+        time.sleep(START_PAUSE)
+        os._exit(1)
 
     def stop(self):
         if not self._started:

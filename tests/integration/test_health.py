@@ -291,6 +291,11 @@ class HealthTestCase(HealthBase):
                   'a worker to fail')
         self.stay_alive(START + 15)
         self.assertEqual(NONE_SERVES, self.probe()[0])
+        # A start of each in ten seconds, not one after the other.
+        self.assertIn("in the way", service.log())
+        self.assertLess(service.log().count('Cannot start worker'),
+                        2 * (START + 15) / 10 + 4)
+        self.check_no_traceback(service.log())
 
     def test_wrong_configuration(self):
         made = self.cloud()

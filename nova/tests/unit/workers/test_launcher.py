@@ -189,6 +189,27 @@ class WorkerTestCase(test.NoDBTestCase):
         self.exit.assert_called_once_with(0)
         self.server.stop.assert_not_called()
 
+    @mock.patch('time.sleep')
+    def test_queue_in_the_way(self, sleep):
+        error = launcher.messaging.MessageDeliveryFailure(
+            "(406) PRECONDITION_FAILED - inequivalent arg for queue 'q'")
+        self.server.start.side_effect = error
+        self.assertRaises(SystemExit, self.worker().start)
+        line = self.stdlog.logger.output.splitlines()[-1]
+        for part in ('node-1-worker-2', "queue 'q'", 'rabbit_quorum_queue'):
+            self.assertIn(part, line)
+        # Not at once, or the log would be full of it.
+        sleep.assert_called_once_with(launcher.START_PAUSE)
+        self.exit.assert_called_once_with(1)
+
+    @mock.patch('time.sleep')
+    def test_cannot_start(self, sleep):
+        # As a worker of stock nova.
+        error = launcher.messaging.MessageDeliveryFailure
+        self.server.start.side_effect = error
+        self.assertRaises(error, self.worker().start)
+        sleep.assert_not_called()
+
     def test_in_the_parent(self):
         self.flags(graceful_shutdown_timeout=100)
         for number in (1, 2, 3):
