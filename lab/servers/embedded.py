@@ -67,26 +67,23 @@ def main(conf, workers):
     from nova import context
     from nova import objects
     from nova import rpc
-    from nova import service
     from nova.tests.functional.workers import fixtures
-    from nova.workers import launcher
+    from nova.workers import board
+    from nova.workers import identity
 
     config.parse_args(['nova-scheduler', '--config-file', conf])
     objects.register_all()
     node = nova.conf.CONF.host
     admin = context.get_admin_context()
-    # A worker sets the title of its process, but here they are one process.
-    launcher.setproctitle = None
+    hosts = [identity.worker_host(node, number)
+             for number in range(1, workers + 1)]
+    node_board = board.Board(hosts, threads=65)
     pings = {}
     with fixtures.AMQPRouting():
-        started = []
         for number in range(1, workers + 1):
-            started.append(launcher.Worker(service.Service.create(
-                binary='nova-scheduler', topic='scheduler'), number, workers))
-            # Tells in an answer who gave it.
-            started[-1].backdoor_port = number
-            started[-1].start()
-        for server in [worker.host for worker in started] + [node]:
+            fixtures.WorkerFixture(node_board, node, number,
+                                   report_interval=1).setUp()
+        for server in [*hosts, node]:
             client = rpc.get_client(oslo_messaging.Target(
                 topic='scheduler', namespace='baseapi', version='1.1'))
             pings[server] = client.prepare(server=server, timeout=10).call(

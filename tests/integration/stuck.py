@@ -14,14 +14,14 @@
 
 import time
 
-from nova.workers import launcher
+from nova import rpc as nova_rpc
 
 from lab import rpc
 from tests.integration import base
 
 # What the other two of three workers have to answer, of what three did.
 GOODPUT = 0.55
-PREFETCH = launcher.PREFETCH_COUNT
+PREFETCH = nova_rpc.PREFETCH_COUNT
 CALLERS = 8
 # Seconds between their calls, where the machine is left to others as well.
 PAUSE = 0.1
