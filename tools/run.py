@@ -231,7 +231,8 @@ def everything(release, tree, python):
     steps += suite('stuck', release, tree, python)
     steps += companion(release, tree, python)
     for other in others:
-        steps += [dataclasses.replace(step, name=f'{other[0].name} {step.name}')
+        name = other[0].name
+        steps += [dataclasses.replace(step, name=f'{name} {step.name}')
                   for step in short(*other)]
     return steps
 

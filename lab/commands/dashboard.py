@@ -31,11 +31,11 @@ import urllib.request
 
 from lab import commands
 from lab import LabError
+from lab.measure.faults import stage
+from lab.measure import pairs
 from lab import pictures
 from lab import process
 from lab import rpc
-from lab.measure.faults import stage
-from lab.measure import pairs
 from lab.servers import cloud
 
 DASHBOARD = os.path.join(

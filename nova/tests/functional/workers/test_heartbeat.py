@@ -100,7 +100,6 @@ class HeartbeatTestCase(test_scheduler.WorkersTestCase):
         self.assertEqual(1, self.stdlog.logger.output.count(
             f'created it again as record {new.id}'))
 
-
     def test_same_host_twice(self):
         # Both are worker 1 of the same node, and use one record.
         first = self.start_worker(1, 1)
