@@ -99,9 +99,11 @@ class Row(ctypes.Structure):
         ('ticked', ctypes.c_double),
         # How many messages may run at a time.
         ('threads', ctypes.c_uint64),
-        # The id of the record, when a self-ping last ran, when this worker
-        # last wrote heartbeats, and when any worker last wrote this one's.
+        # The id of the record, when a self-ping last could not be sent, when
+        # one last ran, when this worker last wrote heartbeats, and when any
+        # worker last wrote this one's.
         ('record', ctypes.c_uint64),
+        ('unsent', ctypes.c_double),
         ('pinged', ctypes.c_double),
         ('wrote', ctypes.c_double),
         ('written', ctypes.c_double),

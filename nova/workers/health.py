@@ -137,6 +137,9 @@ class Health:
                 for key, _events in selector.select(supervisor.INTERVAL):
                     (self._talk if key.data else self._accept)(key)
             except Exception:
+                if self._selector is not selector:
+                    # close() has closed it meanwhile.
+                    return
                 with self._parent.lock:
                     LOG.exception('Error while telling how the workers are')
                 time.sleep(supervisor.INTERVAL)

@@ -104,7 +104,7 @@ class Heartbeat:
             ).cast(context.get_admin_context(), 'ping')
         except Exception:
             # oslo.messaging has logged it.
-            self._sent = None
+            self._sent, self._row.unsent = None, now
 
     def _pinged(self):
         """The self-ping runs."""

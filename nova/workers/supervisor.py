@@ -226,6 +226,11 @@ class Supervisor:
             self._works = now
         elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
             self._works = newest
+        # While none can send its self-ping, the broker refuses all of them.
+        self._works = max(self._works, min(
+            (watched.row.unsent for watched in self.watched
+             if watched.row.state == board.SERVING and not watched.row.full),
+            default=0))
         self.looked, self._newest = now, newest
         ends = signal.getsignal(signal.SIGTERM) != self._sigterm
         for watched in self.watched:

@@ -234,6 +234,7 @@ class SelfPingTestCase(HeartbeatTestCase):
     def test_broker_is_away(self):
         self.worker.cast.side_effect = messaging.MessageDeliveryFailure
         self.assertEqual(6, self.pings(60))
+        self.assertEqual(self.now, self.worker.row.unsent)
         self.worker.cast.side_effect = None
         self.assertEqual(1, self.pings(30))
 

@@ -169,6 +169,34 @@ class AllowanceTestCase(SupervisorTestCase):
 
 class ReplaceTestCase(SupervisorTestCase):
 
+    def refuse(self, rows, seconds):
+        """Have the broker refuse the self-pings of workers for that time."""
+        for _interval in range(int(seconds / INTERVAL)):
+            self.look(INTERVAL)
+            for row in rows:
+                row.unsent = self.now
+
+    def test_just_as_the_broker_returns(self):
+        self.silent.update(HOSTS)
+        self.refuse(self.board.rows, 6 * (TIMEOUT + RECONNECT))
+        # Each has the time to connect again, whatever a trial finds out.
+        self.look(TIMEOUT + RECONNECT - INTERVAL)
+        self.assertEqual([], self.signals)
+        self.look(2 * INTERVAL)
+        self.assertNotEqual([], self.signals)
+
+    def test_one_alone_cannot_send(self):
+        self.silent.add(self.row.host)
+        self.refuse([self.row], TIMEOUT + RECONNECT + INTERVAL)
+        self.assertNotEqual([], self.signals)
+
+    def test_blocked_while_the_broker_refuses(self):
+        # It sends none, so it does not tell.
+        self.fill(self.row)
+        self.silent.update(HOSTS)
+        self.refuse(self.board.rows[1:], 600)
+        self.assertEqual([], self.signals)
+
     def test_healthy(self):
         self.look(600)
         self.trials.assert_not_called()
