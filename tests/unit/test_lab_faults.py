@@ -263,7 +263,8 @@ class TestCommand(testtools.TestCase):
         results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
                             command='faults')
         args = dict({'only': None, 'quick': False, 'mode': None,
-                     'companion': None, 'stock': 'stock'}, **dict(arguments))
+                     'companion': None, 'stock': 'stock', 'series': None},
+                    **dict(arguments))
         with mock.patch.object(stage, 'Servers', mock.MagicMock()), \
                 mock.patch('lab.servers.cloud.find_tree'), \
                 mock.patch('lab.servers.cloud.stock', str), \
