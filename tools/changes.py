@@ -231,6 +231,9 @@ def _derived(series):
             path: dataclasses.replace(file, data=encode(texts[path]))
             if path in texts else file
             for path, file in change.adds.items()}))
+        for path in change.adds:
+            # What edits it before is an edit of the base, or wrong.
+            adders.pop(path, None)
     return found
 
 
