@@ -48,8 +48,13 @@ RELEASE = '2026.2'
 NOVA = (
     'nova/tests/unit/test_service.py',
     'nova/tests/unit/test_conf.py',
+    'nova/tests/unit/test_rpc.py',
+    'nova/tests/unit/test_rpc_prefetch.py',
     'nova/tests/unit/cmd',
     'nova/tests/unit/conf',
+    'nova/tests/unit/db/main/test_service_report_state.py',
+    'nova/tests/unit/objects/test_service.py',
+    'nova/tests/unit/objects/test_service_save.py',
     'nova/tests/unit/scheduler',
     'nova/tests/unit/servicegroup',
 )
