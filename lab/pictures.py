@@ -94,10 +94,7 @@ def write(data, stem):
         made.legend(handles.values(), handles, loc='outside lower center',
                     ncols=min(len(handles), 3 if max(map(len, handles))
                               < LONG else 2))
-        paths = [f'{stem}.svg', f'{stem}.png']
-        made.savefig(paths[0], metadata={'Date': None})
-        made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
-    return paths
+        return _save(made, stem)
 
 
 def dashboard(panels, stem):
@@ -156,9 +153,14 @@ def dashboard(panels, stem):
             axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
             axes.set_xlabel('seconds')
             axes.legend(fontsize=FONT - 5)
-        paths = [f'{stem}.svg', f'{stem}.png']
-        made.savefig(paths[0], metadata={'Date': None})
-        made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
+        return _save(made, stem)
+
+
+def _save(made, stem):
+    """Write a figure as it is the same each time: without a date."""
+    paths = [f'{stem}.svg', f'{stem}.png']
+    made.savefig(paths[0], metadata={'Date': None})
+    made.savefig(paths[1], dpi=DPI, metadata={'Software': None})
     return paths
 
 
@@ -166,10 +168,10 @@ def _states(axes, series):
     """A line for each label: whether it was 1 or 0."""
     for row, (_label, points) in enumerate(series):
         for state, name in ((1, 'up'), (0, 'down')):
-            colour, _dashes, _marker, hatch = STYLES[state]
+            colour, *_, hatch = STYLES[state]
             spans = [(at, 1) for at, value in points if value == state]
             axes.broken_barh(spans, (row - 0.35, 0.7), facecolor=colour,
-                             label=None if row else name)
+                             hatch=hatch, label=None if row else name)
     axes.set_yticks(range(len(series)), [label for label, _ in series])
     axes.invert_yaxis()
     axes.set_xlabel('seconds')

@@ -37,11 +37,10 @@ from lab import pictures
 from lab import process
 from lab import rpc
 from lab.servers import cloud
+from lab.servers import placement
 
-DASHBOARD = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.dirname(
-        os.path.abspath(__file__)))),
-    'doc', 'source', 'admin', 'scheduler-workers-dashboard.json')
+DASHBOARD = os.path.join(placement.ROOT, 'doc', 'source', 'admin',
+                         'scheduler-workers-dashboard.json')
 
 CONF = {'DEFAULT': {'report_interval': 2, 'service_down_time': 10,
                     'executor_thread_pool_size': 8},
@@ -116,12 +115,6 @@ class Prometheus(process.Child):
              f'--web.listen-address=127.0.0.1:{self.port}',
              '--storage.tsdb.path=' + os.path.join(folder, 'prometheus')],
             os.path.join(folder, 'prometheus.log'))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
 
     def panel(self, panel, began, ended):
         """What a panel shows: a label and points (time, value) each."""
