@@ -221,7 +221,9 @@ def _derived(series):
     for change in reversed(series):
         for path, diff in change.edits.items():
             if path in adders and adders[path] is not change:
-                text = texts.get(path) or decode(adders[path].adds[path].data)
+                text = texts.get(path)
+                if text is None:
+                    text = decode(adders[path].adds[path].data)
                 try:
                     texts[path] = edits.apply(edits.reverse(diff), text)
                 except Error as error:

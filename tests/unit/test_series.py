@@ -496,6 +496,11 @@ class TestRefresh(repository.RepositoryTest):
         self.commit('nova/more.py', text.replace('b = 1\n', ''), 'Drop b')
         self.refresh()
 
+    def test_emptied_and_filled(self):
+        for text in ('X = 1\n', '', 'Y = 2\n'):
+            self.commit('nova/more.py', text, f'Have {text or "nothing"}')
+        self.refresh()
+
     def test_edited_earlier(self):
         self.grow()
         first = self.git('rev-parse', 'HEAD~3')
