@@ -75,7 +75,8 @@ class Retirement:
         records = objects.ServiceList.get_by_binary(
             ctxt, self._server.binary, include_disabled=True)
         was_up, self._up = self._up, any(
-            record.host == self._server.host and not self._is_down(record)
+            record.host == self._server.host and
+            self._servicegroup_api.service_is_up(record)
             for record in records)
         if not (was_up and self._up):
             return [self._server.host]

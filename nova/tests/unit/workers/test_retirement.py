@@ -94,6 +94,17 @@ class RetirementTestCase(test.NoDBTestCase):
         self.assertEqual([], self.retire())
         self.assertEqual(['n', 'n-worker-3'], self.destroyed)
 
+    def test_own_record_is_forced_down(self):
+        # So it tells nothing.
+        self.record('n-worker-3')
+        self.up.clear()
+        self.own.forced_down = True
+        server = mock.Mock(binary='nova-scheduler', host='x')
+        retired = retirement.Retirement(server, 'n', 2)
+        for _look in range(3):
+            self.assertEqual(['x'], retired.retire(self.context))
+        self.assertEqual([], self.destroyed)
+
     def test_after_an_outage(self):
         self.record('n-worker-3')
         self.up.clear()
