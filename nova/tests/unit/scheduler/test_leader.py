@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-import threading
 from unittest import mock
 
 from nova import context
@@ -87,52 +86,3 @@ class ElectTestCase(test.NoDBTestCase):
         self.flags(discover_hosts_in_cells_interval=-1, group='scheduler')
         self._services('a', 'b')
         self.assertEqual(('a', 'a'), self._elect())
-
-
-class WatchTestCase(test.NoDBTestCase):
-
-    def setUp(self):
-        super().setUp()
-        self.warned = threading.Event()
-        self.useFixture(test.fixtures.MockPatchObject(
-            leader.LOG, 'warning', side_effect=self._warn))
-        self.timers = []
-        timer = threading.Timer
-        self.useFixture(test.fixtures.MockPatchObject(
-            threading, 'Timer', side_effect=lambda *args: (
-                self.timers.append(timer(*args)) or self.timers[0])))
-
-    def _warn(self, message, values):
-        self.message = message % values
-        self.warned.set()
-
-    def test_hangs(self):
-        self.flags(service_down_time=0)
-        with leader.watch('a'):
-            self.assertTrue(self.warned.wait(10))
-        self.assertIn('The discovery of hosts on a has not ended after 0 '
-                      'seconds', self.message)
-
-    def assertEnded(self):
-        timer, = self.timers
-        timer.join(10)
-        self.assertFalse(timer.is_alive())
-        self.assertFalse(self.warned.is_set())
-
-    def test_ends(self):
-        self.flags(service_down_time=3600)
-        with leader.watch('a'):
-            self.assertTrue(self.timers[0].is_alive())
-            # It must not keep a process that stops.
-            self.assertTrue(self.timers[0].daemon)
-        self.assertEnded()
-
-    def test_fails(self):
-        self.flags(service_down_time=3600)
-
-        def fail():
-            with leader.watch('a'):
-                raise test.TestingException
-
-        self.assertRaises(test.TestingException, fail)
-        self.assertEnded()
