@@ -184,6 +184,9 @@ class Supervisor:
         self._newest = self._works = self.looked
         self._trial: trial.Trial | None = None
         self._next_trial = 0.0
+        # Whether no worker could send its self-ping since a message began, and
+        # no trial was made since; which message was the newest at the last.
+        self._refused, self._tried = False, 0.0
         self.outage: str | None = None
         self.asked = False
         self.failing = False
@@ -226,11 +229,12 @@ class Supervisor:
             self._works = now
         elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
             self._works = newest
-        # While none can send its self-ping, the broker refuses all of them.
-        self._works = max(self._works, min(
-            (watched.row.unsent for watched in self.watched
-             if watched.row.state == board.SERVING and not watched.row.full),
-            default=0))
+        # Those with free threads send a self-ping, and a broker that is away
+        # refuses each.
+        unsent = [watched.row.unsent for watched in self.watched
+                  if watched.row.state == board.SERVING and
+                  not watched.row.full and now - watched.row.ticked < PAUSE]
+        self._refused = min(unsent, default=0) > newest != self._tried
         self.looked, self._newest = now, newest
         ends = signal.getsignal(signal.SIGTERM) != self._sigterm
         for watched in self.watched:
@@ -301,14 +305,16 @@ class Supervisor:
         :returns: True when a trial has found out that it would
         """
         if self._trial is None:
-            if (self.outage or wanted) and now >= self._next_trial:
+            if (self.outage or wanted or self._refused) and (
+                    now >= self._next_trial):
                 self._trial = trial.Trial(self._attempt, max(
                     watched.row.record for watched in self.watched))
         elif self._trial.ended:
             error, self._trial = self._trial.error, None
-            if error is None and not self.outage:
+            self._tried = self._newest
+            if error is None and not self.outage and not self._refused:
                 return True
-            if not self.outage:
+            if error and not self.outage:
                 LOG.warning('Workers run no messages, and a new one could do '
                             'no better, so none is replaced: %s', error)
             # Once that is over, each worker has all of its time.

@@ -178,11 +178,37 @@ class ReplaceTestCase(SupervisorTestCase):
 
     def test_just_as_the_broker_returns(self):
         self.silent.update(HOSTS)
+        self.outage = 'the broker is away'
         self.refuse(self.board.rows, 6 * (TIMEOUT + RECONNECT))
-        # Each has the time to connect again, whatever a trial finds out.
+        self.outage = None
+        # Each has the time to connect again once a trial has succeeded.
+        self.look(INTERVAL + TIMEOUT + RECONNECT - INTERVAL)
+        self.assertEqual([], self.signals)
+        self.look(3 * INTERVAL)
+        self.assertNotEqual([], self.signals)
+
+    def test_broker_is_away_for_a_moment(self):
+        # It is back when a trial is made, which is the only one.
+        self.silent.update(HOSTS)
+        self.look(2 * INTERVAL)
+        self.refuse(self.board.rows, 2 * INTERVAL)
+        self.assertEqual(1, self.trials.call_count)
+        self.assertIsNone(self.supervisor.outage)
         self.look(TIMEOUT + RECONNECT - INTERVAL)
         self.assertEqual([], self.signals)
-        self.look(2 * INTERVAL)
+
+    def test_outage_is_told_at_once(self):
+        self.silent.update(HOSTS)
+        self.outage = 'the broker is away'
+        self.refuse(self.board.rows, INTERVAL)
+        self.look(2 * supervisor.INTERVAL)
+        self.assertEqual('the broker is away', self.supervisor.outage)
+        self.assertEqual(1, self.logged('the broker is away'))
+
+    def test_workers_themselves_cannot_send(self):
+        # A trial can, so the broker is not the cause: no file is left to them.
+        self.silent.update(HOSTS)
+        self.refuse(self.board.rows, 2 * (TIMEOUT + RECONNECT))
         self.assertNotEqual([], self.signals)
 
     def test_one_alone_cannot_send(self):
@@ -192,6 +218,7 @@ class ReplaceTestCase(SupervisorTestCase):
 
     def test_blocked_while_the_broker_refuses(self):
         # It sends none, so it does not tell.
+        self.outage = 'the broker is away'
         self.fill(self.row)
         self.silent.update(HOSTS)
         self.refuse(self.board.rows[1:], 600)
