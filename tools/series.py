@@ -38,6 +38,7 @@ from common import Error
 from common import git
 from common import guarded
 from common import locked
+from common import MAINTAINERS
 from common import pip
 from common import PipError
 from common import ROOT
@@ -396,9 +397,11 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
            signoff=False):
     """Write the changes as patches, and quilt's list of them, to a folder.
 
-    :param layout: ``git``, for a checkout or for quilt, or ``kolla``, a
-        patches_path of kolla-build: for what is installed, without
-        documentation and tests, in the folder of the image that has it
+    :param layout: ``git``, for a checkout or for quilt; ``debian``, into the
+        ``debian/patches`` of a source package, after those that are there; or
+        ``kolla``, a patches_path of kolla-build: for what is installed,
+        without documentation and tests, in the folder of the image that has
+        it
     :param prefix: with ``kolla``, the folder of the Python packages, from /
     :param stage: only the changes of this stage
     :param signoff: have the user, whom git knows, sign them off
@@ -412,7 +415,11 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
     if layout == 'kolla':
         folder /= ('nova-base' if release.base == changes.NOVA
                    else 'openstack-base')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    there = folder / 'series'
+    if layout == 'debian':
+        if not there.is_file():
+            raise Error(f'{folder} is no debian/patches: it has no "series"')
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Error(f'{folder} is there already, and not an empty folder')
     identity = apply.identity(Path.cwd()) if signoff else {}
     tree = pristine(release)
@@ -431,9 +438,19 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
             '--no-signature', '--zero-commit', '--full-index', '--no-stat',
             '--no-renames', *['--signoff'] * signoff,
             f'{commit}^..{commit}', *more, environ=identity)
+        if layout == 'debian':
+            name = f'workers-{name}'
+            # DEP-3 takes those of git for the author and the description.
+            text = text.replace('\nSubject: ', '\nOrigin: other, '
+                                f'{MAINTAINERS}\nForwarded: no\nSubject: ', 1)
         if text:
             patches[name] = text
-    patches['series'] = ''.join(f'{name}\n' for name in patches)
+    before = there.read_bytes() if layout == 'debian' else None
+    lines = decode(before or b'').splitlines()
+    for name in patches:
+        if name in lines or (folder / name).exists():
+            raise Error(f'{folder} has {name} already')
+    patches['series'] = ''.join(f'{line}\n' for line in (*lines, *patches))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in patches.items():
@@ -442,6 +459,8 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
         # All of it or nothing: half of a series applies as well.
         for name in patches:
             (folder / name).unlink(missing_ok=True)
+        if before is not None:
+            there.write_bytes(before)
         if isinstance(error, OSError):
             raise Error(f'cannot write to {folder}: {error.strerror}')
         raise
@@ -539,8 +558,9 @@ def main(argv=None):
                                       'user.email of git\'s configuration')
         if name == 'export':
             command.add_argument('folder', metavar='DIR', type=Path)
-            command.add_argument('--layout', choices=('git', 'kolla'),
-                                 default='git', help='git by default')
+            command.add_argument('--layout', default='git',
+                                 choices=('git', 'debian', 'kolla'),
+                                 help='git by default')
             command.add_argument('--prefix',
                                  help='with kolla, where Python packages '
                                       f'are; {KOLLA_PREFIX} by default')

@@ -810,6 +810,27 @@ class TestExport(repository.RepositoryTest):
         self.assertEqual(2, code)
         self.assertIn('--prefix goes with --layout kolla', err)
 
+    def test_debian(self):
+        patches = self.root / 'debian' / 'patches'
+        args = 'export', '1.0', str(patches), '--layout', 'debian'
+        self.assertIn(f'{patches} is no debian/patches: it has no "series"',
+                      self.refuse(*args))
+        patches.mkdir(parents=True)
+        (patches / 'series').write_text('theirs.patch\n# last')
+        self.succeed(*args)
+        lines = (patches / 'series').read_text().splitlines()
+        self.assertEqual(['theirs.patch', '# last'], lines[:2])
+        self.assertEqual(
+            sorted([*lines[2:], 'series']), sorted(os.listdir(patches)))
+        for name in lines[2:]:
+            self.assertTrue(name.startswith('workers-0'), name)
+            head = (patches / name).read_text().partition('\n---')[0]
+            for field in ('From', 'Subject', 'Origin', 'Forwarded'):
+                self.assertEqual(1, head.count(f'\n{field}: '), head)
+        before = (patches / 'series').read_bytes()
+        self.assertIn(f'{patches} has {lines[2]} already', self.refuse(*args))
+        self.assertEqual(before, (patches / 'series').read_bytes())
+
     def test_stage(self):
         self.add_stages()
         out = str(self.root / 'out')
