@@ -85,7 +85,7 @@ def versions():
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     number = re.compile(r'\d+\.\d+\.\d+')
-    for name, command in (('RabbitMQ', [broker.CTL, 'version']),
+    for name, command in (('RabbitMQ', broker.command(broker.CTL, 'version')),
                           ('MariaDB', [database.mariadbd() or 'mariadbd',
                                        '--version'])):
         match = number.search(_output(*command))

@@ -12,6 +12,7 @@
 
 """A client with calls under way that dies, and nobody takes their answers."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,12 +28,12 @@ from lab.servers import placement
 TIMEOUT = 600
 
 
-def call(url, calls):
+def call(url, options, calls):
     """Call ``ping`` so many times at once, in a process of its own.
 
     Writes the name of its reply queue to stdout before.
     """
-    client = rpc.Client(url)
+    client = rpc.Client(url, options=options)
     # That of all its calls.
     print(client.transport._driver._get_reply_q(), flush=True)
     threads = [threading.Thread(target=client.ping, args=(None, TIMEOUT))
@@ -57,7 +58,8 @@ class Caller:
         with tempfile.NamedTemporaryFile(prefix='lab-caller-') as log:
             self._child = process.Child(
                 [sys.executable, '-m', 'lab.faults.caller',
-                 self._broker.transport_url, str(self._calls)], log.name,
+                 self._broker.transport_url,
+                 json.dumps(self._broker.options), str(self._calls)], log.name,
                 {'PYTHONPATH': database.nova_path(placement.ROOT)},
                 stdout=subprocess.PIPE)
             # Ends with the process, so it does not wait for ever.
@@ -79,4 +81,4 @@ class Caller:
 
 
 if __name__ == '__main__':
-    call(sys.argv[1], int(sys.argv[2]))
+    call(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]))

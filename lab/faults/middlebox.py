@@ -17,6 +17,7 @@ and reach the server as before.
 """
 
 import contextlib
+import re
 import select
 import socket
 import struct
@@ -53,8 +54,8 @@ class Middlebox:
 
     def url(self, url):
         """The same URL of the server by way of the box."""
-        return url.replace('127.0.0.1:%d/' % self.target,
-                           '127.0.0.1:%d/' % self.port)
+        return re.sub(r'(?<=127\.0\.0\.1:)%d\b' % self.target,
+                      str(self.port), url)
 
     def __enter__(self):
         self._listen()

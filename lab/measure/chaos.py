@@ -33,7 +33,9 @@ from lab import LabError
 from lab.measure import pairs
 from lab.measure import restarts
 from lab import rpc
+from lab.servers import cluster
 from lab.servers import database
+from lab.servers import galera
 
 NODES = 2
 WORKERS = restarts.WORKERS
@@ -121,6 +123,21 @@ def _close(stage, target, seconds):
     stage.cloud.broker.ctl('close_all_connections', 'chaos')
 
 
+def _lose_node(server):
+    """A node of a cluster, which comes back in the end; one at a time.
+
+    :param server: called with the stage; returns the cluster
+    """
+    def act(stage, target, seconds):
+        found = server(stage)
+        if any(not node.child for node in found.nodes):
+            raise LabError('a node is away')
+        # Clients use the first one most.
+        found.nodes[int(seconds) % len(found.nodes)].stop()
+        return found.start
+    return act
+
+
 def _delete_record(stage, host, seconds):
     # As nova's API does.
     stage.cloud.database.execute(
@@ -169,6 +186,16 @@ FAULTS = {
     'record': Fault('record deleted', _delete_record, 'record'),
     'close': Fault('broker connections closed', _close, 'cloud'),
 }
+if cluster.NODES > 1:
+    FAULTS['rabbitmq'] = Fault(
+        'node of RabbitMQ killed', _lose_node(
+            lambda stage: stage.cloud.broker), 'cloud', (5, 20))
+if galera.GALERA:
+    FAULTS['galera'] = Fault(
+        'node of Galera killed', _lose_node(
+            lambda stage: stage.cloud.database.server), 'cloud', (5, 20))
+# What is not acknowledged then runs again.
+AGAIN = ('close', 'rabbitmq')
 
 #: What is to be done: at which second, the name of the fault, the numbers of
 #: the node and the worker, from 0 and 1 on, and for how many seconds.
@@ -324,7 +351,7 @@ class _Judge:
         self.counts['run again'] += 1
         # One that is stuck may hold it meanwhile, so it is the time before
         # that counts.
-        if not all(any(incident.fault == 'close' and incident.began <=
+        if not all(any(incident.fault in AGAIN and incident.began <=
                        before.at <= incident.ended + AGAIN_AFTER
                        for incident in self.incidents)
                    for before in found[:-1]):

@@ -26,7 +26,9 @@ from lab import process
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
+from lab.servers import cluster
 from lab.servers import database
+from lab.servers import galera
 from lab.spread import shown
 from lab.spread import Spread
 
@@ -129,7 +131,7 @@ def start_cloud(args, stack, conf=None, own_database=False,
         raise LabError('no RabbitMQ is installed')
     if not own_database:
         database.MariaDB().check()
-    private = found = stack.enter_context(broker.PrivateBroker())
+    private = found = stack.enter_context(cluster.private())
     if getattr(args, 'delay', 0):
         found = stack.enter_context(
             proxy.delayed(private, args.delay / 1000))
@@ -140,7 +142,7 @@ def start_cloud(args, stack, conf=None, own_database=False,
         databases = stack.enter_context(database.Database(
             found.transport_url,
             stack.enter_context(
-                database.PrivateMariaDB(database_options))))
+                galera.private(database_options))))
     made = stack.enter_context(cloud.Cloud(found, databases, conf))
     made.private_broker = private
     made.topic = args.service

@@ -12,13 +12,12 @@
 
 """RabbitMQ: looking at queues over AMQP, and a broker of one's own."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
 
 import amqp.exceptions
-import contextlib
-
 import kombu
 
 from lab import LabError
@@ -29,14 +28,31 @@ LOCAL = os.environ.get('LAB_AMQP_URL', 'amqp://guest:guest@127.0.0.1:5672/')
 SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
 # The one on the PATH of Debian asks for root, and then for another user.
 CTL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
+# The folder of another Debian, whose RabbitMQ is started. tools/run.py makes
+# it and names it here.
+ROOT = os.environ.get('LAB_BROKER')
 
 # Seconds after which the broker drops a fanout or reply queue without a
 # consumer: what the lab leaves behind is gone a minute later.
 QUEUE_TTL = 60
 
 
+def command(*arguments, root=ROOT):
+    """A command line for a program of RabbitMQ's.
+
+    :param root: folder of the Debian that it is taken from; this one if None
+    """
+    return ['chroot', root, *arguments] if root else list(arguments)
+
+
 class Broker:
-    """A RabbitMQ that answers at a URL."""
+    """A RabbitMQ that answers at a URL.
+
+    :ivar options: those of nova that it is used with, in
+        [oslo_messaging_rabbit]
+    """
+
+    options: dict = {}
 
     def __init__(self, url=LOCAL):
         """Remember where it is.
@@ -119,19 +135,36 @@ class Broker:
 class PrivateBroker(Broker, process.PrivateServer):
     """A RabbitMQ of one's own, which a test can stop and start again."""
 
-    def __init__(self, conf=''):
+    # What lets it into a cluster.
+    cookie = None
+
+    def __init__(self, conf='', root=ROOT):
         """Choose its port.
 
         :param conf: the text of its rabbitmq.conf
+        :param root: folder of the Debian that it is taken from; this one if
+            None
         """
         self.conf = conf
+        self.root = root
         self.port = process.free_port()
+        self.dist_port = process.free_port()
         super().__init__('amqp://guest:guest@127.0.0.1:%d/' % self.port)
 
     @staticmethod
     def available():
         """Whether RabbitMQ is installed here."""
-        return os.access(SERVER, os.X_OK)
+        return os.access((ROOT or '') + SERVER, os.X_OK)
+
+    @property
+    def name(self):
+        """What others of its cluster call it."""
+        return 'lab-%d@localhost' % self.port
+
+    @property
+    def ports(self):
+        """Where clients reach it."""
+        return [self.port]
 
     def start(self, timeout=180):
         """Start it, with what it stored before, and wait until it answers.
@@ -139,19 +172,34 @@ class PrivateBroker(Broker, process.PrivateServer):
         :param timeout: seconds
         :raises LabError: when it does not answer in time
         """
+        self.begin()
+        self.wait_answers(timeout)
+
+    def begin(self):
+        """Start it, with what it stored before."""
         if self.folder is None:
-            self.folder = tempfile.mkdtemp(prefix='lab-rabbitmq-')
-            self.dist_port = process.free_port()
-            with open(self._conf_path, 'w') as stream:
+            self.folder = tempfile.mkdtemp(
+                prefix='lab-rabbitmq-', dir=self.root and self.root + '/tmp')
+            with open(os.path.join(self.folder, 'rabbitmq.conf'),
+                      'w') as stream:
                 stream.write(self.conf)
+            if self.cookie:
+                path = os.path.join(self.folder, '.erlang.cookie')
+                with open(path, 'w') as stream:
+                    stream.write(self.cookie)
+                os.chmod(path, 0o400)
         self.child = process.Child(
-            [SERVER], os.path.join(self.folder, 'output'), self._env())
+            command(SERVER, root=self.root),
+            os.path.join(self.folder, 'output'), self._env())
+
+    def wait_answers(self, timeout=180):
+        """Wait until it answers.
+
+        :param timeout: seconds
+        :raises LabError: when it does not answer in time
+        """
         process.wait(self._answers, timeout, 'RabbitMQ on port %d' % self.port,
                      self.child.log)
-
-    @property
-    def _conf_path(self):
-        return os.path.join(self.folder, 'rabbitmq.conf')
 
     def _answers(self):
         if not self.child.running():
@@ -165,8 +213,8 @@ class PrivateBroker(Broker, process.PrivateServer):
         :raises subprocess.CalledProcessError: when it fails
         """
         return subprocess.run(
-            [CTL, '--quiet', *arguments], check=True, text=True,
-            env=dict(os.environ, **self._env()),
+            command(CTL, '--quiet', *arguments, root=self.root),
+            env=dict(os.environ, **self._env()), check=True, text=True,
             stdout=subprocess.PIPE).stdout.splitlines()
 
     def reset(self):
@@ -195,6 +243,16 @@ class PrivateBroker(Broker, process.PrivateServer):
         """The integer that an expression of Erlang has in the broker."""
         return int(self.ctl('eval', expression + '.')[0])
 
+    def get_env(self, name):
+        """A setting of the running broker that is an integer."""
+        return self.evaluate('element(2, application:get_env(rabbit, %s))'
+                             % name)
+
+    def set_env(self, name, value):
+        """Change such a setting."""
+        self.ctl('eval', 'application:set_env(rabbit, %s, %d).' % (
+            name, value))
+
     def sizes(self):
         """What it holds now, with no garbage: Erlang processes, bytes."""
         self.ctl('force_gc')
@@ -219,18 +277,20 @@ class PrivateBroker(Broker, process.PrivateServer):
             'Counted <- maps:values(rabbit_global_counters:overview())])')
 
     def _env(self):
+        # As it is seen from where the server runs.
+        folder = self.folder.removeprefix(self.root or '')
         return {
             # The home folder holds the Erlang cookie: one of its own.
-            'HOME': self.folder,
-            'RABBITMQ_NODENAME': 'lab-%d@localhost' % self.port,
+            'HOME': folder,
+            'RABBITMQ_NODENAME': self.name,
             'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
             'RABBITMQ_NODE_PORT': str(self.port),
             'RABBITMQ_DIST_PORT': str(self.dist_port),
-            'RABBITMQ_MNESIA_BASE': os.path.join(self.folder, 'mnesia'),
-            'RABBITMQ_LOG_BASE': os.path.join(self.folder, 'log'),
-            'RABBITMQ_PID_FILE': os.path.join(self.folder, 'pid'),
+            'RABBITMQ_MNESIA_BASE': os.path.join(folder, 'mnesia'),
+            'RABBITMQ_LOG_BASE': os.path.join(folder, 'log'),
+            'RABBITMQ_PID_FILE': os.path.join(folder, 'pid'),
             'RABBITMQ_ENABLED_PLUGINS_FILE': os.path.join(
-                self.folder, 'enabled_plugins'),
-            'RABBITMQ_CONFIG_FILE': self._conf_path,
-            'RABBITMQ_CONF_ENV_FILE': os.path.join(self.folder, 'none'),
+                folder, 'enabled_plugins'),
+            'RABBITMQ_CONFIG_FILE': os.path.join(folder, 'rabbitmq.conf'),
+            'RABBITMQ_CONF_ENV_FILE': os.path.join(folder, 'none'),
         }

@@ -465,7 +465,8 @@ class Cloud:
             'oslo_concurrency': {
                 'lock_path': os.path.join(self.folder, 'lock')},
             'oslo_messaging_rabbit': {
-                'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL},
+                'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL,
+                **self.broker.options},
         }
         if node.startswith('compute-'):
             del conf['api_database'], conf['database']
@@ -577,8 +578,8 @@ class Cloud:
         def busy():
             return self.faults.state(worker)['running'] >= threads
 
-        with rpc.Client(service.broker.transport_url,
-                        service.topic()) as client:
+        with rpc.Client(service.broker.transport_url, service.topic(),
+                        self._options()) as client:
             def send():
                 client.cast_ping(server)
                 return busy()
@@ -616,9 +617,12 @@ class Cloud:
 
     def client(self, topic=rpc.TOPIC):
         """An RPC client of its own; close it, or use it in a ``with``."""
-        rabbit = self.conf.get('oslo_messaging_rabbit', {})
-        return rpc.Client(self.broker.transport_url, topic, options={
-            name: rabbit[name] for name in rpc.SHARED if name in rabbit})
+        return rpc.Client(self.broker.transport_url, topic, self._options())
+
+    def _options(self):
+        rabbit = {**self.broker.options,
+                  **self.conf.get('oslo_messaging_rabbit', {})}
+        return {name: rabbit[name] for name in rpc.SHARED if name in rabbit}
 
     def services(self, deleted=False, binary='nova-scheduler'):
         """The records of a binary; see ``Database.services``."""

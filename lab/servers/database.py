@@ -166,6 +166,15 @@ class MariaDB:
             # It ends with the connection.
             yield
 
+    @contextlib.contextmanager
+    def read_only(self):
+        """Have nobody write to it, not even who brings what others wrote."""
+        engine = sqlalchemy.create_engine(self.url(), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql('FLUSH TABLES WITH READ LOCK')
+            # It ends with the connection.
+            yield
+
     def answers(self):
         """Whether it answers and lets us in."""
         try:
@@ -186,12 +195,14 @@ class MariaDB:
 class PrivateMariaDB(MariaDB, process.PrivateServer):
     """A MariaDB of one's own, which a test can stop and start again."""
 
-    def __init__(self, options=()):
+    def __init__(self, options=(), user=None):
         """Choose its port.
 
         :param options: more arguments of the server
+        :param user: whom it runs as; the one who starts it if None
         """
         self.options = options
+        self.user = user or getpass.getuser()
         super().__init__(process.free_port())
 
     @staticmethod
@@ -205,9 +216,20 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
         :param timeout: seconds
         :raises LabError: when it does not answer in time
         """
-        user = '--user=' + getpass.getuser()
+        self.begin()
+        self.wait_answers(timeout)
+
+    def begin(self, *options, timeout=60):
+        """Start it, with what it stored before.
+
+        :param options: more arguments of the server
+        :param timeout: seconds to make its tables, which is done once
+        :raises LabError: when these cannot be made
+        """
+        user = '--user=' + self.user
         if self.folder is None:
             self.folder = tempfile.mkdtemp(prefix='lab-mariadb-')
+            shutil.chown(self.folder, self.user)
             self._install(user, timeout)
         self.child = process.Child(
             [mariadbd(), '--no-defaults', user, '--datadir=' + self._data,
@@ -217,8 +239,15 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
              # Each process of nova may have dozens of them.
              '--max-connections=1000',
              # Nobody will need this data after a power cut.
-             '--innodb-flush-log-at-trx-commit=0', *self.options],
+             '--innodb-flush-log-at-trx-commit=0', *self.options, *options],
             os.path.join(self.folder, 'output'), self._env)
+
+    def wait_answers(self, timeout=60):
+        """Wait until it answers.
+
+        :param timeout: seconds
+        :raises LabError: when it does not answer in time
+        """
         process.wait(self.answers, timeout, 'MariaDB on port %d' % self.port,
                      self.child.log)
 

@@ -27,7 +27,9 @@ from lab.faults import middlebox
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
+from lab.servers import cluster
 from lab.servers import database
+from lab.servers import galera
 from lab.servers import placement
 
 MODES = cloud.modes()
@@ -54,10 +56,7 @@ CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                     'periodic_fuzzy_delay': 0}}
 
 # As kolla-ansible sets it; RabbitMQ 3.10 has what they need.
-KOLLA = {'oslo_messaging_rabbit': {
-    'rabbit_quorum_queue': True, 'rabbit_transient_quorum_queue': True,
-    'rabbit_stream_fanout': True, 'use_queue_manager': True,
-    'rabbit_qos_prefetch_count': 50}}
+KOLLA = {'oslo_messaging_rabbit': cluster.OPTIONS}
 
 # What eventlet says of a pipe of oslo.service's when a parent ends, with
 # Python 3.13 and on stock too.
@@ -81,7 +80,7 @@ def rabbitmq():
     if not broker.PrivateBroker.available():
         local = broker.Broker()
         return local if local.answers() else None
-    return _started(broker.PrivateBroker())
+    return _started(cluster.private())
 
 
 @functools.cache
@@ -94,7 +93,7 @@ def mariadb():
     if not database.PrivateMariaDB.available():
         local = database.MariaDB()
         return local if local.answers() else None
-    return _started(database.PrivateMariaDB())
+    return _started(galera.private())
 
 
 def _started(server):

@@ -16,13 +16,17 @@ import json
 
 from lab.measure.faults import databases
 from lab.measure.faults import messaging
+from lab.measure.faults import nodes
 from lab.measure.faults import operators
 from lab.measure.faults import stage as stages
 from lab.measure.faults import workers
+from lab.servers import cluster
+from lab.servers import galera
 
 #: In the order of the table.
 FAULTS = (*workers.FAULTS, *messaging.FAULTS, *databases.FAULTS,
-          *operators.FAULTS)
+          *operators.FAULTS, *(nodes.RABBITMQ if cluster.NODES > 1 else ()),
+          *(nodes.GALERA if galera.GALERA else ()))
 
 
 def measure(servers, fault, mode, tree, packages, stem):

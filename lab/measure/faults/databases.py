@@ -115,7 +115,7 @@ FAULTS = (
                 messaging.half_open, 75, boxes=('database',),
                 call=rpc.Client.look_up),
     *(fault.Fault(name, title, _outage, after, ends=True, workers=number,
-                  pool=2, pause=0.02, call=rpc.Client.look_up,
+                  pool=2, pause=0.05, call=rpc.Client.look_up,
                   boxes=('broker', 'database'),
                   conf={'oslo_messaging_rabbit': {
                       'heartbeat_timeout_threshold': 10}})

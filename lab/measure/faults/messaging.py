@@ -119,19 +119,15 @@ def _consumer_timeout(stage):
     broker = stage.servers.broker
     # They are read as a channel is opened.
     names = ('consumer_timeout', 'channel_tick_interval')
-    before = [broker.evaluate('element(2, application:get_env(rabbit, %s))'
-                              % name) for name in names]
-
-    def set_to(*values):
-        for name, value in zip(names, values):
-            broker.ctl('eval', 'application:set_env(rabbit, %s, %d).' % (
-                name, value))
-
-    set_to(CONSUMER_TIMEOUT * 1000, TICK * 1000)
+    before = [broker.get_env(name) for name in names]
+    values = CONSUMER_TIMEOUT * 1000, TICK * 1000
     try:
+        for name, value in zip(names, values):
+            broker.set_env(name, value)
         yield
     finally:
-        set_to(*before)
+        for name, value in zip(names, before):
+            broker.set_env(name, value)
 
 
 def _blocked_for_long(stage):

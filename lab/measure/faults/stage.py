@@ -35,7 +35,9 @@ from lab.measure import restarts
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
+from lab.servers import cluster
 from lab.servers import database
+from lab.servers import galera
 from lab.servers import placement
 
 NODE = 'scheduler-node-1'
@@ -80,10 +82,10 @@ class Servers(contextlib.ExitStack):
             if not kind.available():
                 raise LabError('no %s is installed' % name)
         with contextlib.ExitStack() as stack:
-            self.broker = stack.enter_context(broker.PrivateBroker())
+            self.broker = stack.enter_context(cluster.private())
             # Semi-synchronous replication needs a binary log.
             self.mariadb = stack.enter_context(
-                database.PrivateMariaDB(['--log-bin=binlog']))
+                galera.private(['--log-bin=binlog']))
             self.database = stack.enter_context(database.Database(
                 self.broker.transport_url, self.mariadb))
             # No request of the callers' needs it.
@@ -191,19 +193,24 @@ class Stage(contextlib.ExitStack):
     def _put_box(self, kind):
         servers = self.servers
         urls = servers.database.urls
-        url = servers.broker.url if kind == 'broker' else urls['main']
-        box = self.boxes[kind] = self.enter_context(middlebox.Middlebox(
-            urllib.parse.urlsplit(url).port))
         if kind == 'broker':
-            self.conf['DEFAULT']['transport_url'] = box.url(
-                servers.broker.transport_url)
+            url = servers.broker.transport_url
+            for port in servers.broker.ports:
+                box = self._box('broker %d' % port, port)
+                url = box.url(url)
+            self.conf['DEFAULT']['transport_url'] = url
             return
+        box = self._box(kind, urllib.parse.urlsplit(urls['main']).port)
         self.callback(servers.database.map_cell, urls['main'])
         servers.database.map_cell(box.url(urls['main']))
         if kind == 'database':
             for section, name in (('database', 'main'),
                                   ('api_database', 'api')):
                 self.conf[section] = {'connection': box.url(urls[name])}
+
+    def _box(self, name, port):
+        box = self.boxes[name] = self.enter_context(middlebox.Middlebox(port))
+        return box
 
     def _kill(self):
         for scheduler in self.schedulers:
