@@ -16,7 +16,8 @@
 ``run.py lab --help``.
 ``quick`` is what is run before each commit, ``test`` the unit and functional
 tests and the main cases with real processes, and ``all`` these, then all
-other tests, and ``short`` of each of the other releases. A filter or stestr's
+other tests, and ``short`` of each of the other releases. ``world`` is the main
+cases with each broker, with clusters, and on Debian. A filter or stestr's
 own options may follow the name of a suite and of ``test``: ``run.py unit
 identity``, ``run.py nova -- -1``. ``pep8`` and ``docs`` are nova's own gates,
 on the built tree. ``--release`` chooses another release than the newest, and
@@ -37,6 +38,7 @@ from common import Error
 from common import guarded
 from common import ROOT
 from common import say
+import debian
 import environment
 import gates
 import series
@@ -112,6 +114,7 @@ class Step:
     options: tuple = ()
     extra: Path | None = None
     again: bool = False
+    environ: dict = dataclasses.field(default_factory=dict)
 
 
 def suite(name, release, tree, python, args=(), modes=None):
@@ -149,7 +152,7 @@ def run(steps):
         clock = Clock()
         result = suites.run(step.python, step.name, step.root, step.modules,
                             step.mode, step.options, _print, step.extra,
-                            step.again)
+                            step.again, step.environ)
         say(f'== {step.name}: {result} ({clock})')
         total += result
     return total
@@ -219,6 +222,29 @@ def short(release, tree, python):
             companion(release, tree, python, kinds='A'))
 
 
+def world(release, tree, python):
+    """The main cases with each broker, with clusters, and on Debian's own."""
+    steps = []
+    for name, environ in (
+            *((f'RabbitMQ {version}', {'LAB_BROKER': str(
+                debian.broker(version))}) for version in debian.BROKERS),
+            ('clusters', {'LAB_BROKER': str(debian.broker('4.3')),
+                          'LAB_BROKER_NODES': '3',
+                          'LAB_DATABASE': 'galera'})):
+        steps += [dataclasses.replace(step, name=f'{name} {step.name}',
+                                      environ=environ)
+                  for step in suite('integration', release, tree, python,
+                                    (MAIN,))]
+    for name, nova in debian.NOVA.items():
+        series.build(changes.release(nova))
+        root = debian.ensure(name, *debian.NOVA_PACKAGES)
+        steps.append(Step(
+            f'Debian {name}', ROOT, suites.modules(ROOT, 'tests/debian'),
+            python, extra=lab_extra(release, python), again=True,
+            environ={'LAB_DEBIAN': str(root), 'LAB_DEBIAN_RELEASE': nova}))
+    return steps
+
+
 def everything(release, tree, python):
     """The steps of all tests, and of what is short of the other releases."""
     others = []
@@ -242,6 +268,27 @@ def everything(release, tree, python):
     return steps
 
 
+def add_servers(parser):
+    """Add the options for the servers of the lab and of the tests."""
+    parser.add_argument('--broker', choices=debian.BROKERS,
+                        help='RabbitMQ of this version, as Debian has it; '
+                             'the installed one by default')
+    parser.add_argument('--broker-nodes', type=int, choices=(1, 3),
+                        help='a cluster of RabbitMQ, with quorum queues')
+    parser.add_argument('--database', choices=('galera',),
+                        help='MariaDB on three nodes')
+
+
+def choose_servers(options):
+    """Have the lab and the tests start the servers that were asked for."""
+    if options.broker:
+        os.environ['LAB_BROKER'] = str(debian.broker(options.broker))
+    if options.broker_nodes:
+        os.environ['LAB_BROKER_NODES'] = str(options.broker_nodes)
+    if options.database:
+        os.environ['LAB_DATABASE'] = options.database
+
+
 def run_lab(release, args, python=None, extra=True):
     """Become a command of the lab, once all that it needs is there.
 
@@ -255,7 +302,9 @@ def run_lab(release, args, python=None, extra=True):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--release', default=release)
     parser.add_argument('--python', default=python)
+    add_servers(parser)
     options, args = parser.parse_known_args(args)
+    choose_servers(options)
     release = changes.release(options.release)
     series.build(release)
     python = environment.ensure(release.name, options.python)
@@ -274,23 +323,25 @@ def run_lab(release, args, python=None, extra=True):
                                    *sys.argv[1:]])})
 
 
-# Of more than one suite, or of another base; the first and the last two take
-# no filter.
+# Of more than one suite, or of another base.
 RUNS = {'quick': quick, 'test': main_cases, 'companion': companion,
-        'short': short, 'all': everything}
+        'short': short, 'all': everything, 'world': world}
+UNFILTERED = (*GATES, 'quick', 'short', 'all', 'world')
 WHAT = ('demo', 'lab', *SUITES, *RUNS, *GATES)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='run', description=__doc__.partition('\n')[0],
-        usage='run.py [-h] [--release RELEASE] [--python VERSION] {'
+        usage='run.py [-h] [--release RELEASE] [--python VERSION] '
+              '[--broker VERSION] [--broker-nodes N] [--database galera] {'
               + ','.join(WHAT) + '} [FILTER | OPTION ... | -- OPTION ...]')
     parser.add_argument('--release', default=RELEASE,
                         help=f'{RELEASE} by default')
     parser.add_argument('--python', metavar='VERSION',
                         help='for example 3.12; any that the release runs '
                              'on by default')
+    add_servers(parser)
     parser.add_argument('what', choices=WHAT)
     parser.add_argument('args', nargs=argparse.REMAINDER,
                         help='a filter, or options of "stestr run" after '
@@ -298,6 +349,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     args = options.args[options.args[:1] == ['--']:]
     clock = Clock()
+    choose_servers(options)
     if options.what == 'lab':
         return run_lab(options.release, args, options.python)
     if options.what == 'demo':
@@ -308,7 +360,7 @@ def main(argv=None):
         parser.print_help()
         return 0
     release = changes.release(options.release)
-    if args and options.what in (*GATES, 'quick', 'short', 'all'):
+    if args and options.what in UNFILTERED:
         raise Error(f'{options.what} takes no arguments')
     if options.what in GATES:
         GATES[options.what](release, options.python)

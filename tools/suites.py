@@ -152,7 +152,7 @@ def modes(release, kind):
 
 
 def run(python, name, tree, names, mode=None, args=(), line=None,
-        extra=None, again=False):
+        extra=None, again=False, environ=()):
     """Run test modules and return a Result.
 
     :param python: the environment's Python
@@ -164,6 +164,7 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
     :param extra: a folder with more packages; it comes next on the path
     :param again: whether those that failed get one more chance, each by
         itself; those that pass then are named too
+    :param environ: more environment variables
     """
     line = line or (lambda text: None)
     folder = BUILD / 'stestr' / name
@@ -175,7 +176,7 @@ def run(python, name, tree, names, mode=None, args=(), line=None,
                'PYTHONPATH': os.pathsep.join(
                    map(str, filter(None, (tree, extra)))),
                'OS_STDOUT_CAPTURE': '1',
-               'OS_STDERR_CAPTURE': '1'}
+               'OS_STDERR_CAPTURE': '1', **dict(environ)}
     environ.setdefault('OS_TEST_TIMEOUT', '160')
     # Or each of hundreds of processes compiles nova for itself.
     environ.pop('PYTHONDONTWRITEBYTECODE', None)
