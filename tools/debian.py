@@ -26,6 +26,7 @@ from common import Clock
 from common import Error
 from common import locked
 from common import say
+from common import scratch
 from common import shown
 
 FOLDER = BUILD / 'debian'
@@ -78,8 +79,13 @@ def ensure(suite, *packages):
     return root
 
 
+def available():
+    """Whether one can be made here."""
+    return not os.geteuid() and bool(shutil.which('debootstrap'))
+
+
 def _make(root):
-    if os.geteuid() or not shutil.which('debootstrap'):
+    if not available():
         raise Error(f'packages of Debian {root.name} take root, and '
                     f'debootstrap: apt-get install debootstrap')
     clock = Clock()
@@ -87,7 +93,15 @@ def _make(root):
     new = root.with_name(f'{root.name}.new')
     shutil.rmtree(new, ignore_errors=True)
     new.parent.mkdir(parents=True, exist_ok=True)
-    _call('debootstrap', '--variant=minbase', root.name, str(new))
+    with scratch() as folder:
+        # An older debootstrap lacks what all newer Debians are made by.
+        share = folder / 'debootstrap'
+        shutil.copytree('/usr/share/debootstrap', share, symlinks=True)
+        script = share / 'scripts' / root.name
+        if not script.exists():
+            script.symlink_to('sid')
+        _call('debootstrap', '--variant=minbase', root.name, str(new),
+              DEBOOTSTRAP_DIR=str(share))
     (new / 'etc/hosts').write_text(
         f'127.0.0.1 localhost {socket.gethostname()}\n')
     # Nobody will need it after a power cut.
@@ -112,11 +126,12 @@ def _run(root, *command):
                  *command)
 
 
-def _call(*command):
+def _call(*command, **environ):
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         errors='replace', env={**os.environ, 'LC_ALL': 'C', 'HOME': '/root',
-                               'DEBIAN_FRONTEND': 'noninteractive'})
+                               'DEBIAN_FRONTEND': 'noninteractive',
+                               **environ})
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise Error(f'{" ".join(command)} failed: '

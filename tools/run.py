@@ -90,7 +90,8 @@ MAIN = ('test_scheduler|test_replaced|test_blocked|test_records|test_roster|'
 
 # Of the integration tests, what is run for releases that are not the newest;
 # so few that more processes would only make more databases and brokers.
-SHORT = ('test_a_day_in_the_life|KollaTestCase', '--concurrency', '2')
+SHORT = ('WorkerHostsTestCase.test_a_day_in_the_life|KollaTestCase',
+         '--concurrency', '2')
 
 # Minutes on two cores, once the environments are there.
 MINUTES = {'quick': 2, 'test': 20, 'all': 60}
@@ -204,12 +205,14 @@ def main_cases(release, tree, python, args=()):
             suite('integration', release, tree, python, args or (MAIN,)))
 
 
-def short(release, tree, python):
+def short(release, tree, python, nova=True):
     """The steps for a release that is not the newest.
 
     That is the series' own tests and those of nova for what it edits, in the
     mode that is the default, few of the integration tests, and of the
     companion what it adds: what it edits is the same in all releases.
+
+    :param nova: whether nova's own tests are among them
     """
     modes = release.modes[:1]
     names = sorted(set(check.touched(release, tree)['unit'])
@@ -217,9 +220,16 @@ def short(release, tree, python):
     return (suite('unit', release, tree, python, modes=modes)[1:] +
             suite('functional', release, tree, python,
                   modes=suites.modes(release, 'functional')[:1]) +
-            [Step(f'nova-tree-{modes[0]}', tree, names, python, modes[0])] +
+            [Step(f'nova-tree-{modes[0]}', tree, names, python, modes[0])
+             ] * nova +
             suite('integration', release, tree, python, SHORT) +
             companion(release, tree, python, kinds='A'))
+
+
+def named(name, steps, environ=()):
+    """Steps with a name before theirs, and more environment variables."""
+    return [dataclasses.replace(step, name=f'{name} {step.name}',
+                                environ=dict(environ)) for step in steps]
 
 
 def world(release, tree, python):
@@ -231,10 +241,8 @@ def world(release, tree, python):
             ('clusters', {'LAB_BROKER': str(debian.broker('4.3')),
                           'LAB_BROKER_NODES': '3',
                           'LAB_DATABASE': 'galera'})):
-        steps += [dataclasses.replace(step, name=f'{name} {step.name}',
-                                      environ=environ)
-                  for step in suite('integration', release, tree, python,
-                                    (MAIN,))]
+        steps += named(name, suite('integration', release, tree, python,
+                                   (MAIN,)), environ)
     for name, nova in debian.NOVA.items():
         series.build(changes.release(nova))
         root = debian.ensure(name, *debian.NOVA_PACKAGES)
@@ -262,9 +270,15 @@ def everything(release, tree, python):
     steps += suite('stuck', release, tree, python)
     steps += companion(release, tree, python)
     for other in others:
-        name = other[0].name
-        steps += [dataclasses.replace(step, name=f'{name} {step.name}')
-                  for step in short(*other)]
+        # nova differs most from the newest in the oldest.
+        steps += named(other[0].name, short(
+            *other, nova=other is others[-1]))
+    if debian.available():
+        steps += named('RabbitMQ 4.3', suite(
+            'integration', release, tree, python, SHORT),
+            {'LAB_BROKER': str(debian.broker('4.3'))})
+    else:
+        say('without RabbitMQ 4.3, which takes root and debootstrap')
     return steps
 
 
