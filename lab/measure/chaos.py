@@ -365,8 +365,9 @@ class _Judge:
         for incident in self.incidents:
             fault = FAULTS[incident.fault]
             if worker.ended >= incident.began and (
-                    fault.ends and
-                    {worker.pid, worker.parent} & incident.pids or
+                    fault.ends and worker.pid in incident.pids or
+                    fault.ends and worker.parent in incident.pids and
+                    worker.ended <= incident.ended + KILLED_AFTER or
                     fault.hurts and worker.pid in incident.pids and
                     worker.ended <= incident.ended + KILLED_AFTER):
                 return
@@ -524,13 +525,13 @@ class Stage(contextlib.ExitStack):
             return host, host, ()
         workers = service.workers()
         pids = {worker.pid for worker in workers.values()}
-        if event.fault == 'restart':
-            # With those that it has started meanwhile.
-            pids.add(service.pid)
-        elif (event.fault == 'hup' and self.mode == 'eventlet' and
+        if (event.fault == 'hup' and self.mode == 'eventlet' and
               not service.hosts):
             # The processes stay.
             pids = ()
+        elif scope == 'node':
+            # With those that it has just started.
+            pids.add(service.pid)
         elif scope == 'worker':
             worker = workers.get(event.worker)
             return '%s worker %d' % (service.node, event.worker), worker, (

@@ -199,6 +199,13 @@ class TestJudge(testtools.TestCase):
         self.check('ended', workers=[self.ended(12, WELL, parent=13)],
                    incidents=[self.incident('restart', pids=[PARENT])])
 
+    def test_ended_long_after_its_parent_was_told(self):
+        incident = self.incident('hup', pids=[PARENT])
+        at = incident.ended + chaos.KILLED_AFTER
+        self.check(workers=[self.ended(at, WELL)], incidents=[incident])
+        self.check('ended', workers=[self.ended(at + 1, WELL)],
+                   incidents=[incident])
+
 
 class TestCommand(testtools.TestCase):
 
