@@ -58,7 +58,7 @@ RELEASES = '''\
 number = 7
 
 ["1.0"]
-pythons = ["3.11", "3.12", "3.13"]
+pythons = ["3.11", "3.12", "3.13", "3.14"]
 lock = "locks/1.0.txt"
 nova = {version = "1.0", sha256 = "%s"}
 '''
@@ -66,7 +66,7 @@ nova = {version = "1.0", sha256 = "%s"}
 # Another release, whose files have more lines before those.
 OLDER_RELEASE = '''
 ["0.9"]
-pythons = ["3.11", "3.12", "3.13"]
+pythons = ["3.11", "3.12", "3.13", "3.14"]
 lock = "locks/0.9.txt"
 nova = {version = "0.9", sha256 = "%s"}
 '''
