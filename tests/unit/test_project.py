@@ -240,7 +240,7 @@ class TestShort(testtools.TestCase):
         names = ''.join(
             f'{path.stem}\n{path.read_text()}' for path in
             (ROOT / 'tests' / 'integration').glob('test_*.py'))
-        for name in '|'.join([run.MAIN, run.SHORT[0]]).split('|'):
+        for name in re.split('[|.]', f'{run.MAIN}|{run.SHORT[0]}'):
             self.assertRegex(names, rf'(?m)^(    def |class )?{name}\b')
 
 
