@@ -69,6 +69,8 @@ KILLED_AFTER = 15
 # Seconds after connections were closed within which what begins may run again:
 # RabbitMQ may not have seen that it was acknowledged.
 AGAIN_AFTER = 2
+# Seconds that a start may take while the database is slow.
+START = 30
 # Requests that a worker may hold which it has not begun: what it prefetches,
 # and without the companion the one that its listener has read.
 HELD = {True: 2, False: 3}
@@ -163,6 +165,8 @@ class Fault:
     hurts: bool = False
     #: Whether its processes are told to end; they lose nothing.
     ends: bool = False
+    #: Whether a worker that starts ends, as it does on stock.
+    ends_starts: bool = False
 
 
 #: By their names.
@@ -182,7 +186,8 @@ FAULTS = {
     'lock': Fault('table locked', _lock, 'cloud', (1, 20)),
     'database': Fault('database connections killed',
                       lambda stage, target, seconds:
-                      stage.cloud.database.kill_connections(), 'cloud'),
+                      stage.cloud.database.kill_connections(), 'cloud',
+                      ends_starts=True),
     'record': Fault('record deleted', _delete_record, 'record'),
     'close': Fault('broker connections closed', _close, 'cloud'),
 }
@@ -205,9 +210,10 @@ Event = collections.namedtuple('Event', 'at fault node worker seconds')
 #: pids of the processes, those of parents stand for their children.
 Incident = collections.namedtuple('Incident', 'fault who began ended pids')
 
-#: A worker process: its name, and when it was seen that it had ended, None
-#: if it lives.
-Worker = collections.namedtuple('Worker', 'pid parent name ended')
+#: A worker process: its name, when it was seen that it had ended, None if it
+#: lives, and when it was first seen.
+Worker = collections.namedtuple('Worker', 'pid parent name ended began',
+                                defaults=[0])
 
 #: What came of it. ``counts`` is a dict: what -> number; ``violations`` are
 #: lines, one each.
@@ -368,6 +374,9 @@ class _Judge:
                     fault.ends and worker.pid in incident.pids or
                     fault.ends and worker.parent in incident.pids and
                     worker.ended <= incident.ended + KILLED_AFTER or
+                    fault.ends_starts and
+                    worker.ended - worker.began <= START and
+                    worker.ended <= incident.ended + AGAIN_AFTER or
                     fault.hurts and worker.pid in incident.pids and
                     worker.ended <= incident.ended + KILLED_AFTER):
                 return
@@ -526,7 +535,7 @@ class Stage(contextlib.ExitStack):
         workers = service.workers()
         pids = {worker.pid for worker in workers.values()}
         if (event.fault == 'hup' and self.mode == 'eventlet' and
-              not service.hosts):
+                not service.hosts):
             # The processes stay.
             pids = ()
         elif scope == 'node':
@@ -567,7 +576,8 @@ class Stage(contextlib.ExitStack):
                 if worker.pid != service.pid:
                     self._workers.setdefault(worker.pid, [worker, Worker(
                         worker.pid, service.pid, '%s worker %d' % (
-                            service.node, number), None)])
+                            service.node, number), None,
+                        self.callers.elapsed())])
         for found in self._workers.values():
             if found[1].ended is None and not _lives(found[0]):
                 # Not before: a look takes its time, and so what has ended it
@@ -578,7 +588,7 @@ class Stage(contextlib.ExitStack):
             for parent, pid in ENDED.findall(self._news(service)):
                 self._workers.setdefault(int(pid), [None, Worker(
                     int(pid), int(parent), service.node,
-                    self.callers.elapsed())])
+                    self.callers.elapsed(), self.callers.elapsed())])
 
     def _news(self, service):
         """The lines that were logged since it was last asked."""

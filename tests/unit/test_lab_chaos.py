@@ -67,8 +67,8 @@ class TestJudge(testtools.TestCase):
         return [faults.Execution(name, pid, at + number)
                 for number, pid in enumerate(pids)]
 
-    def ended(self, at, pid=SICK, parent=PARENT):
-        return chaos.Worker(pid, parent, 'worker %d' % pid, at)
+    def ended(self, at, pid=SICK, parent=PARENT, began=0):
+        return chaos.Worker(pid, parent, 'worker %d' % pid, at, began)
 
     def judge(self, calls=(), executions=(), workers=(), incidents=(),
               held=1):
@@ -198,6 +198,13 @@ class TestJudge(testtools.TestCase):
                    incidents=[self.incident('restart', pids=[PARENT])])
         self.check('ended', workers=[self.ended(12, WELL, parent=13)],
                    incidents=[self.incident('restart', pids=[PARENT])])
+
+    def test_ended_while_it_started(self):
+        incident = self.incident('database', began=99, ended=100, pids=())
+        for at, began, kinds in ((100, 70, ()), (102, 90, ()),
+                                 (100, 69, ['ended']), (103, 90, ['ended'])):
+            self.check(*kinds, workers=[self.ended(at, WELL, began=began)],
+                       incidents=[incident])
 
     def test_ended_long_after_its_parent_was_told(self):
         incident = self.incident('hup', pids=[PARENT])
