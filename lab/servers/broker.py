@@ -32,10 +32,6 @@ CTL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
 # it and names it here.
 ROOT = os.environ.get('LAB_BROKER')
 
-# Seconds after which the broker drops a fanout or reply queue without a
-# consumer: what the lab leaves behind is gone a minute later.
-QUEUE_TTL = 60
-
 
 def command(*arguments, root=ROOT):
     """A command line for a program of RabbitMQ's.
@@ -190,7 +186,7 @@ class PrivateBroker(Broker, process.PrivateServer):
                 os.chmod(path, 0o400)
         self.child = process.Child(
             command(SERVER, root=self.root),
-            os.path.join(self.folder, 'output'), self._env())
+            os.path.join(self.folder, 'output'), self.env())
 
     def wait_answers(self, timeout=180):
         """Wait until it answers.
@@ -214,7 +210,7 @@ class PrivateBroker(Broker, process.PrivateServer):
         """
         return subprocess.run(
             command(CTL, '--quiet', *arguments, root=self.root),
-            env=dict(os.environ, **self._env()), check=True, text=True,
+            env=dict(os.environ, **self.env()), check=True, text=True,
             stdout=subprocess.PIPE).stdout.splitlines()
 
     def reset(self):
@@ -276,7 +272,8 @@ class PrivateBroker(Broker, process.PrivateServer):
             'lists:sum([maps:get(messages_received_total, Counted, 0) || '
             'Counted <- maps:values(rabbit_global_counters:overview())])')
 
-    def _env(self):
+    def env(self):
+        """The environment variables of its programs."""
         # As it is seen from where the server runs.
         folder = self.folder.removeprefix(self.root or '')
         return {
