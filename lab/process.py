@@ -23,6 +23,21 @@ import psutil
 
 from lab import LabError
 
+# The folder of this repository.
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def nova_path(tree=None, *more):
+    """PYTHONPATH for a nova process.
+
+    :param tree: folder whose ``nova`` package is to be run; the installed
+        one if None
+    :param more: folders to put after it
+    """
+    paths = [tree and os.path.abspath(tree), *more,
+             os.environ.get('PYTHONPATH')]
+    return os.pathsep.join(path for path in paths if path)
+
 
 def wait(condition, timeout, what, log=None):
     """Poll ``condition`` until it holds, and return its (true) value.

@@ -26,7 +26,6 @@ import oslo_messaging
 from oslo_messaging import conffixture
 
 from lab import process
-from lab.servers import broker
 
 TOPIC = 'scheduler'
 # Of the RPC APIs of the managers, by topic.
@@ -37,6 +36,10 @@ VERSIONS = {'scheduler': '4.5', 'conductor': '3.0'}
 SHARED = ('amqp_durable_queues', 'rabbit_quorum_queue',
           'rabbit_transient_quorum_queue', 'rabbit_stream_fanout',
           'rabbit_qos_prefetch_count')
+
+# Seconds after which the broker drops a fanout or reply queue without a
+# consumer: what the lab leaves behind is gone a minute later.
+QUEUE_TTL = 60
 
 # As nova's RequestContext.from_dict takes it.
 CONTEXT = {'user_id': 'lab', 'project_id': 'lab', 'is_admin': True,
@@ -94,7 +97,7 @@ class Client:
         conffixture.ConfFixture(conf)
         if transport_url.startswith('rabbit:'):
             transport_url += '?' + urllib.parse.urlencode(dict(
-                options or {}, rabbit_transient_queues_ttl=broker.QUEUE_TTL))
+                options or {}, rabbit_transient_queues_ttl=QUEUE_TTL))
         self.topic = topic
         self.transport = oslo_messaging.get_rpc_transport(
             conf, url=transport_url)

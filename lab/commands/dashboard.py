@@ -37,9 +37,8 @@ from lab import pictures
 from lab import process
 from lab import rpc
 from lab.servers import cloud
-from lab.servers import placement
 
-DASHBOARD = os.path.join(placement.ROOT, 'doc', 'source', 'admin',
+DASHBOARD = os.path.join(process.ROOT, 'doc', 'source', 'admin',
                          'scheduler-workers-dashboard.json')
 
 CONF = {'DEFAULT': {'report_interval': 2, 'service_down_time': 10,

@@ -21,8 +21,6 @@ import threading
 from lab import LabError
 from lab import process
 from lab import rpc
-from lab.servers import database
-from lab.servers import placement
 
 # Seconds that it would wait: for longer than anybody lets it live.
 TIMEOUT = 600
@@ -60,7 +58,7 @@ class Caller:
                 [sys.executable, '-m', 'lab.faults.caller',
                  self._broker.transport_url,
                  json.dumps(self._broker.options), str(self._calls)], log.name,
-                {'PYTHONPATH': database.nova_path(placement.ROOT)},
+                {'PYTHONPATH': process.nova_path(process.ROOT)},
                 stdout=subprocess.PIPE)
             # Ends with the process, so it does not wait for ever.
             line = self._child.process.stdout.readline()

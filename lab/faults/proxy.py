@@ -29,8 +29,6 @@ import urllib.parse
 
 from lab import LabError
 from lab import process
-from lab.servers import broker
-from lab.servers import placement
 
 
 def _pass_on(source, target, delay):
@@ -75,26 +73,26 @@ def serve(host, port, delay):
 
 @contextlib.contextmanager
 def delayed(near, delay):
-    """The same broker from further away, for the time of a ``with``.
+    """A broker from further away, for the time of a ``with``.
 
-    :param near: a ``broker.Broker``
+    :param near: its URL
     :param delay: seconds that everything takes more, each way
-    :returns: a ``broker.Broker``
+    :returns: the other URL
     """
-    url = urllib.parse.urlsplit(near.url)
+    url = urllib.parse.urlsplit(near)
     with tempfile.NamedTemporaryFile(prefix='lab-proxy-') as log, \
             process.Child(
                 [sys.executable, '-m', 'lab.faults.proxy', url.hostname,
                  str(url.port or 5672), str(delay)], log.name,
                 {'PYTHONPATH': os.pathsep.join(filter(None, [
-                    placement.ROOT, os.environ.get('PYTHONPATH')]))},
+                    process.ROOT, os.environ.get('PYTHONPATH')]))},
                 stdout=subprocess.PIPE) as child:
         # Ends with the process, so it does not wait for ever.
         line = child.process.stdout.readline()
         if not line:
             raise LabError('the proxy did not start', child.log())
-        yield broker.Broker(url._replace(netloc='%s@127.0.0.1:%d' % (
-            url.netloc.rpartition('@')[0], int(line))).geturl())
+        yield url._replace(netloc='%s@127.0.0.1:%d' % (
+            url.netloc.rpartition('@')[0], int(line))).geturl()
 
 
 if __name__ == '__main__':

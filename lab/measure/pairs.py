@@ -133,8 +133,8 @@ def start_cloud(args, stack, conf=None, own_database=False,
         database.MariaDB().check()
     private = found = stack.enter_context(cluster.private())
     if getattr(args, 'delay', 0):
-        found = stack.enter_context(
-            proxy.delayed(private, args.delay / 1000))
+        found = broker.Broker(stack.enter_context(
+            proxy.delayed(private.url, args.delay / 1000)))
     databases = None
     if own_database:
         if not database.PrivateMariaDB.available():

@@ -44,9 +44,8 @@ import types
 import sqlalchemy
 
 from lab import LabError
+from lab import process
 from lab.servers import cloud
-from lab.servers import database
-from lab.servers import placement
 
 BINARY = 'nova-scheduler'
 TOPIC = 'scheduler'
@@ -244,7 +243,7 @@ def run(base, folder, tree, sizes):
             '[DEFAULT]\nlog_file = %s\n[database]\nconnection = %s\n' % (
                 os.path.join(folder, 'log'), base.urls['main']))
     env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
-               PYTHONPATH=database.nova_path(tree, placement.ROOT))
+               PYTHONPATH=process.nova_path(tree, process.ROOT))
     done = subprocess.run(
         [sys.executable, '-m', 'lab.measure.records', config,
          *map(str, sizes)],

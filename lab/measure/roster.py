@@ -33,9 +33,8 @@ import kombu
 from lab import LabError
 from lab.measure import records
 from lab import process
-from lab.servers import broker as lab_broker
+from lab import rpc
 from lab.servers import database
-from lab.servers import placement
 
 TOPIC = records.TOPIC
 # Seconds that a ping waits for an answer. One process answers for all, so it
@@ -125,13 +124,13 @@ class Identities:
                     '[oslo_messaging_rabbit]\n'
                     'rabbit_transient_queues_ttl = %d\n' % (
                         self.broker.transport_url, self.base.urls['main'],
-                        lab_broker.QUEUE_TTL))
+                        rpc.QUEUE_TTL))
             child = stack.enter_context(process.Child(
                 [sys.executable, '-m', 'lab.measure.roster', self.broker.url,
                  str(self.workers)],
                 os.path.join(folder, 'log'),
                 {'LAB_PARENT': str(os.getpid()),
-                 'PYTHONPATH': database.nova_path(placement.ROOT)},
+                 'PYTHONPATH': process.nova_path(process.ROOT)},
                 stdout=subprocess.PIPE))
             # Ends with the process, so it does not wait for ever.
             if not child.process.stdout.readline():

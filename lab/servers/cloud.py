@@ -61,7 +61,7 @@ def find_tree():
     if has_worker_hosts():
         return None
     built = [path for path in glob.glob(
-        os.path.join(lab_placement.ROOT, 'build', '*'))
+        os.path.join(process.ROOT, 'build', '*'))
         if has_worker_hosts(path)]
     if built:
         return max(built, key=os.path.getmtime)
@@ -368,7 +368,7 @@ class Cloud:
 
     Use it in a ``with``: what it starts is ended, and its queues, databases
     and files are deleted, at the end. Fanout and reply queues have random
-    names; the broker drops them after ``broker.QUEUE_TTL`` seconds.
+    names; the broker drops them after ``rpc.QUEUE_TTL`` seconds.
     """
 
     def __init__(self, broker=None, database=None, conf=None,
@@ -465,7 +465,7 @@ class Cloud:
             'oslo_concurrency': {
                 'lock_path': os.path.join(self.folder, 'lock')},
             'oslo_messaging_rabbit': {
-                'rabbit_transient_queues_ttl': lab_broker.QUEUE_TTL,
+                'rabbit_transient_queues_ttl': rpc.QUEUE_TTL,
                 **self.broker.options},
         }
         if node.startswith('compute-'):
@@ -529,7 +529,7 @@ class Cloud:
                                 {kind.topic(): {'workers': workers}},
                                 self.conf, conf or {})
         env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
-        env['PYTHONPATH'] = lab_database.nova_path(
+        env['PYTHONPATH'] = process.nova_path(
             tree, lab_faults.INJECT, *packages)
         service = kind(
             broker or self.broker, node, workers, hosts,
@@ -559,7 +559,7 @@ class Cloud:
             [lab_database.program('nova-compute'), '--config-file', path],
             os.path.join(self.folder, host + '.log'),
             dict(mode_env(mode, tree),
-                 PYTHONPATH=lab_database.nova_path(tree))))
+                 PYTHONPATH=process.nova_path(tree))))
         self.computes.append(child)
         return child
 
@@ -604,7 +604,7 @@ class Cloud:
         :raises LabError: see ``check``
         """
         env = dict(os.environ, **mode_env(tree=tree),
-                   PYTHONPATH=lab_database.nova_path(tree))
+                   PYTHONPATH=process.nova_path(tree))
         done = subprocess.run(
             [lab_database.program('nova-manage'), '--config-file',
              os.path.join(self.folder, node + '.conf'), *arguments],

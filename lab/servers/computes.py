@@ -26,8 +26,8 @@ import uuid
 import requests
 
 from lab import LabError
+from lab import process
 from lab import rpc
-from lab.servers import database
 from lab.servers import placement
 
 # So much that no benchmark fills a compute node.
@@ -59,7 +59,7 @@ class Computes:
             [sys.executable, '-m', 'lab.servers.computes',
              cloud.config_file('computes'), str(count)],
             env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
-                     PYTHONPATH=database.nova_path(None, placement.ROOT)),
+                     PYTHONPATH=process.nova_path(None, process.ROOT)),
             text=True, capture_output=True)
         if done.returncode:
             raise LabError('the compute nodes were not written', done.stderr)

@@ -99,18 +99,6 @@ def run(command, env=None, timeout=120):
     return done.stdout
 
 
-def nova_path(tree=None, *more):
-    """PYTHONPATH for a nova process.
-
-    :param tree: folder whose ``nova`` package is to be run; the installed
-        one if None
-    :param more: folders to put after it
-    """
-    paths = [tree and os.path.abspath(tree), *more,
-             os.environ.get('PYTHONPATH')]
-    return os.pathsep.join(path for path in paths if path)
-
-
 class MariaDB:
     """A MariaDB server that lets root in without a password."""
 

@@ -117,7 +117,7 @@ def run(folder, node, workers, tree, mode_env):
                 databases.urls, node=node, folder=folder, endpoint=api.url,
                 token=placement.TOKEN))
         env = dict(mode_env,
-                   PYTHONPATH=database.nova_path(tree, placement.ROOT))
+                   PYTHONPATH=process.nova_path(tree, process.ROOT))
         with process.Child(
                 [sys.executable, '-m', 'lab.servers.embedded', path,
                  str(workers)],

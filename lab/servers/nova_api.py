@@ -17,7 +17,7 @@ import os
 import sys
 
 from lab import LabError
-from lab.servers import database
+from lab import process
 from lab.servers import wsgi
 
 PASTE = 'etc/nova/api-paste.ini'
@@ -47,7 +47,7 @@ class NovaAPI(wsgi.Application):
         return {'OS_NOVA_CONFIG_FILES': '%s;%s' % (
                     _paste(self.nova_tree), self.conf_path),
                 'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true',
-                'PYTHONPATH': database.nova_path(self.nova_tree)}
+                'PYTHONPATH': process.nova_path(self.nova_tree)}
 
 
 def _paste(tree):

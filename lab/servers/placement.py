@@ -27,8 +27,6 @@ connection = %s
 
 TOKEN = 'admin'
 
-ROOT = wsgi.ROOT
-
 
 class Placement(wsgi.Application):
     """A running Placement; its ``url`` is the endpoint."""

@@ -25,6 +25,7 @@ import os
 import shlex
 
 from lab import LabError
+from lab import process
 from lab.servers import broker as lab_broker
 from lab.servers import cloud
 from lab.servers import database as lab_database
@@ -322,7 +323,7 @@ class WholeCloud(cloud.Cloud):
     def _write_programs(self):
         conf = os.path.join(self.folder, 'scheduler-node-1.conf')
         env = dict(cloud.mode_env(self.mode, self.tree),
-                   PYTHONPATH=lab_database.nova_path(self.tree))
+                   PYTHONPATH=process.nova_path(self.tree))
         os.mkdir(self.programs)
         for name, arguments in (('openstack', []),
                                 ('nova-manage', ['--config-file', conf])):

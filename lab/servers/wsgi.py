@@ -27,10 +27,6 @@ import requests
 from lab import LabError
 from lab import process
 
-# Where the package lab is, for programs of ours run as children.
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
-
 # Connections that may wait to be accepted.
 BACKLOG = 128
 
@@ -67,8 +63,8 @@ class Application(process.Child):
                                   backlog=BACKLOG) as listener:
             self.url = 'http://127.0.0.1:%d' % listener.getsockname()[1]
             env = self.configure()
-            env['PYTHONPATH'] = os.pathsep.join(filter(None, [
-                env.get('PYTHONPATH'), ROOT, os.environ.get('PYTHONPATH')]))
+            env['PYTHONPATH'] = process.nova_path(
+                None, env.get('PYTHONPATH'), process.ROOT)
             super().__init__(
                 [sys.executable, '-m', 'lab.servers.wsgi', self.application,
                  str(listener.fileno())],

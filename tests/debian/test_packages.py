@@ -21,7 +21,7 @@ import tempfile
 
 import psutil
 
-from lab.servers import placement
+from lab import process
 from tests.integration import base
 
 # The folder of a Debian with nova's packages, and the release of the series.
@@ -66,7 +66,7 @@ class PackagesTestCase(base.LabTestCase):
         self.addCleanup(shutil.rmtree, folder)
         archive = subprocess.run(
             ['git', '-c', 'safe.directory=*', '-C',
-             os.path.join(placement.ROOT, 'build', RELEASE), 'archive',
+             os.path.join(process.ROOT, 'build', RELEASE), 'archive',
              'base'], check=True, stdout=subprocess.PIPE).stdout
         subprocess.run(['tar', '--extract', '--directory', str(folder)],
                        input=archive, check=True)
@@ -79,7 +79,7 @@ class PackagesTestCase(base.LabTestCase):
         patches.mkdir(parents=True)
         (patches / 'series').touch()
         done = subprocess.run(
-            [sys.executable, os.path.join(placement.ROOT, 'tools/series.py'),
+            [sys.executable, os.path.join(process.ROOT, 'tools/series.py'),
              'export', RELEASE, str(patches), '--layout', 'debian'],
             text=True, capture_output=True)
         self.assertEqual(0, done.returncode, done.stderr)

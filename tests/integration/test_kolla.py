@@ -22,7 +22,7 @@ import sysconfig
 
 import fixtures
 
-from lab.servers import database
+from lab import process
 from tests.integration import base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ class KollaTestCase(base.LabTestCase):
                 self.run_program(
                     venv / 'bin/python', '-c',
                     'import nova; print(nova.__file__)',
-                    env={**os.environ, 'PYTHONPATH': database.nova_path()},
+                    env={**os.environ, 'PYTHONPATH': process.nova_path()},
                     cwd=image).strip()))
         cloud = self.cloud()
         scheduler = self.start(cloud, workers=2, hosts=True,

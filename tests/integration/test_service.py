@@ -29,7 +29,6 @@ import testtools
 
 from lab import process
 from lab import rpc
-from lab.servers import broker
 from lab.service import records
 from tests.integration import base
 
@@ -101,7 +100,7 @@ class ServiceTestCase(testtools.TestCase):
                 'service_down_time': DOWN_TIME,
                 'executor_thread_pool_size': POOL}, **options),
             'oslo_messaging_rabbit': {
-                'rabbit_transient_queues_ttl': broker.QUEUE_TTL}})
+                'rabbit_transient_queues_ttl': rpc.QUEUE_TTL}})
         path = os.path.join(self.folder, 'service.conf')
         with open(path, 'w') as stream:
             parser.write(stream)
