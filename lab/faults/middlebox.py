@@ -88,6 +88,10 @@ class Middlebox:
         listener, self._listener = self._listener, None
         if listener:
             listener.close()
+        self.reset()
+
+    def reset(self):
+        """Reset all connections; new ones pass as before."""
         for connection in list(self._connections):
             connection.reset()
 

@@ -15,6 +15,8 @@
 import os
 import secrets
 
+import psutil
+
 from lab.servers import broker
 
 # How many nodes the lab's own RabbitMQ has, unless told otherwise.
@@ -70,17 +72,17 @@ class Cluster(broker.PrivateBroker):
         return [node.port for node in self.nodes]
 
     @property
-    def _first(self):
-        for node in self.nodes:
-            if node.child and node.answers():
-                return node
-        raise OSError('no node of the cluster answers')
+    def _running(self):
+        return list(filter(_runs, self.nodes))
 
     def _connection(self):
-        return self._first._connection()
+        for node in self._running:
+            if node.answers():
+                return node._connection()
+        raise OSError('no node of the cluster answers')
 
     def ctl(self, *arguments):
-        return self._first.ctl(*arguments)
+        return self._running[0].ctl(*arguments)
 
     def set_env(self, name, value):
         for node in self.nodes:
@@ -136,6 +138,16 @@ class Cluster(broker.PrivateBroker):
     def __exit__(self, *exc):
         for node in self.nodes:
             node.__exit__()
+
+
+def _runs(node):
+    child = node.child
+    try:
+        return child is not None and child.process.status() not in (
+            psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        # Others ask while it is ended.
+        return False
 
 
 def private(conf=''):

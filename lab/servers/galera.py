@@ -118,8 +118,7 @@ class Galera(database.PrivateMariaDB):
                 for node in self.nodes:
                     if node.child and ready(node):
                         self._box.target = node.port
-                        self._box.refuse()
-                        self._box.restore()
+                        self._box.reset()
                         break
 
     def freeze(self):
@@ -147,7 +146,7 @@ def private(options=()):
 
 def ready(node):
     """Whether a node takes statements: it runs, and is in the majority."""
-    with contextlib.suppress(database.exc.OperationalError):
+    with contextlib.suppress(database.exc.DBAPIError):
         return ('wsrep_ready', 'ON') in map(tuple, node.query(
             "SHOW GLOBAL STATUS LIKE 'wsrep_ready'"))
     return False
