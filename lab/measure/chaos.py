@@ -134,7 +134,7 @@ def _lose_node(server):
         found = server(stage)
         if any(not node.child for node in found.nodes):
             raise LabError('a node is away')
-        # Clients use the first one most.
+        # As all else, it follows from the seed.
         found.nodes[int(seconds) % len(found.nodes)].stop()
         return found.start
     return act

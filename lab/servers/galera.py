@@ -13,11 +13,11 @@
 """Galera: MariaDB on three nodes, and what leads clients to one of them."""
 
 import contextlib
-import glob
 import os
 import threading
 
 from lab.faults import middlebox
+from lab import LabError
 from lab import process
 from lab.servers import database
 
@@ -64,8 +64,8 @@ class Galera(database.PrivateMariaDB):
     @staticmethod
     def available():
         """Whether MariaDB and Galera are installed here."""
-        return database.PrivateMariaDB.available() and bool(
-            glob.glob(PROVIDER))
+        return database.PrivateMariaDB.available() and (
+            os.path.exists(PROVIDER))
 
     @property
     def active(self):
@@ -140,7 +140,10 @@ def private(options=()):
     """A MariaDB of one's own, of the kind that the lab was told.
 
     :param options: more arguments of the server
+    :raises LabError: when there is no Galera
     """
+    if GALERA and not Galera.available():
+        raise LabError('no Galera is installed: apt-get install galera-4')
     return (Galera if GALERA else database.PrivateMariaDB)(options)
 
 

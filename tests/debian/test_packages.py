@@ -117,9 +117,7 @@ class PackagesTestCase(base.LabTestCase):
 
     def parent(self, service):
         path = self.root / f'run/nova/nova-{service}.pid'
-        pids = [psutil.Process(int(path.read_text()))] if (
-            path.exists()) else []
-        return pids[0]
+        return psutil.Process(int(path.read_text()))
 
     def test_workers(self):
         self.patch()

@@ -180,8 +180,7 @@ class MessagingTestCase(base.LabTestCase):
     def test_consumer_timeout(self, mode):
         self.broker = self.enterContext(broker.PrivateBroker(
             f'consumer_timeout = {CONSUMER_TIMEOUT * 1000}\n'))
-        self.broker.ctl('eval', 'application:set_env(rabbit, '
-                        f'channel_tick_interval, {CHANNEL_TICK * 1000}).')
+        self.broker.set_env('channel_tick_interval', CHANNEL_TICK * 1000)
         made = self.cloud({'DEFAULT': {'executor_thread_pool_size': POOL}},
                           self.broker)
         service = self.start(made, workers=2, mode=mode,
