@@ -46,7 +46,7 @@ def has_worker_hosts(tree=None, binary='nova-scheduler'):
     if not os.path.exists(path):
         return False
     with open(path) as stream:
-        return 'worker_hosts=' in stream.read()
+        return 'launch=launch' in stream.read()
 
 
 def find_tree():

@@ -235,10 +235,12 @@ def prepare(topic):
     threads and workers have blocked. To be called before there are threads.
 
     :param topic: the RPC topic of the service, and the name of its section
+    :returns: launch() if the workers are to have worker hosts, or None; for
+        nova.service.serve()
     :raises: SystemExit with 1, after one line in the log
     """
     if not CONF[topic].worker_hosts:
-        return
+        return None
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _refusing():
         # A value that is not valid is found where the option is read.
@@ -246,6 +248,7 @@ def prepare(topic):
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,
                        CONF.report_interval)
+    return launch
 
 
 def _check_timeout(group, timeout, interval):

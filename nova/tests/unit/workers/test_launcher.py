@@ -327,25 +327,13 @@ class LaunchTestCase(test.NoDBTestCase):
                          (attempt.func, attempt.args))
 
     @mock.patch.object(service.service, 'launch')
-    @mock.patch.object(service.launcher, 'launch')
-    def test_serve(self, launch, stock_launch):
+    def test_serve(self, stock_launch):
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.service._launcher', None))
-        server = mock.Mock(topic='scheduler')
-        service.serve(server, workers=2, worker_hosts=True)
-        launch.assert_called_once_with(server, 2)
+        launch = mock.Mock()
+        service.serve('server', workers=2, launch=launch)
+        launch.assert_called_once_with('server', 2)
         stock_launch.assert_not_called()
-
-    @mock.patch.object(service.service, 'launch')
-    @mock.patch.object(service.launcher, 'launch')
-    def test_serve_as_stock(self, launch, stock_launch):
-        self.useFixture(test.fixtures.MonkeyPatch(
-            'nova.service._launcher', None))
-        self.flags(worker_hosts=False, group='scheduler')
-        service.serve(mock.Mock(topic='scheduler'), workers=2,
-                      worker_hosts=True)
-        launch.assert_not_called()
-        self.assertEqual(2, stock_launch.call_args.kwargs['workers'])
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_without_a_database(self, process_launcher):
@@ -376,7 +364,11 @@ class LaunchTestCase(test.NoDBTestCase):
         process_launcher.assert_not_called()
 
     def test_prepare(self):
-        launcher.prepare('scheduler')
+        self.assertIs(launcher.launch, launcher.prepare('scheduler'))
+
+    def test_prepare_for_stock(self):
+        self.flags(worker_hosts=False, group='scheduler')
+        self.assertIsNone(launcher.prepare('scheduler'))
 
     def test_prepare_stops_the_start_with_one_line(self):
         self.flags(host='n.' * 110 + 'n')
