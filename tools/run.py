@@ -85,8 +85,8 @@ OPTIONS = {'integration': ('--concurrency', '6'), 'stuck': ('--serial',)}
 TIMED = ('integration', 'stuck')
 
 # The integration tests of the main cases, which ``test`` has.
-MAIN = ('test_scheduler|test_replaced|test_blocked|test_records|test_roster|'
-        'test_upgrade|test_stop')
+MAIN = ('test_scheduler|test_replaced|test_blocked|test_records|'
+        'test_inventory|test_upgrade|test_stop')
 
 # Of the integration tests, what is run for releases that are not the newest;
 # so few that more processes would only make more databases and brokers.

@@ -26,11 +26,11 @@ import kombu
 
 from lab import commands
 from lab import LabError
+from lab.measure import identities
 from lab.measure import idle
 from lab.measure import pairs
 from lab.measure import paper
 from lab.measure import records
-from lab.measure import roster
 from lab.measure import start
 from lab.servers import broker
 from lab.servers import cloud
@@ -141,7 +141,7 @@ def identities(args, results):
         with broker.PrivateBroker() as private, \
                 database.Database(private.transport_url,
                                   database.MariaDB()) as base, \
-                roster.Identities(private, base, workers) as these:
+                identities.Identities(private, base, workers) as these:
             found.append({'queues': private.count('queues')}
                          | private.sizes()
                          | {'list': these.list(), 'ping': these.ping()})

@@ -31,7 +31,7 @@ from nova.db.main import api as main_db_api
 from nova.i18n import _
 from nova import rpc
 from nova.workers import identity
-from nova.workers import roster
+from nova.workers import inventory
 
 CONF = nova.conf.CONF
 
@@ -75,7 +75,7 @@ def _command(function):
         except _Stop as exc:
             print(exc, file=sys.stderr)
             return exc.code
-        except roster.BrokerUnreachable as exc:
+        except inventory.BrokerUnreachable as exc:
             print(exc, file=sys.stderr)
             return NO_BROKER
     return wrapped
@@ -185,7 +185,7 @@ class WorkerCommands:
             ctxt, _binaries(binary), _node(node))
         answers = None
         if ping:
-            answers = roster.ping(ctxt, workers, timeout)
+            answers = inventory.ping(ctxt, workers, timeout)
         if output_format == 'json':
             print(jsonutils.dumps(_rows(workers, answers), indent=2))
         else:
@@ -210,7 +210,7 @@ class WorkerCommands:
             ctxt, _binaries(binary), _node(node), number)
         if not workers:
             raise _Stop(NONE_KNOWN, _('No such worker is known'))
-        answers = roster.ping(ctxt, workers, timeout)
+        answers = inventory.ping(ctxt, workers, timeout)
         for worker, answer in zip(workers, answers):
             if answer.error:
                 print(f'{worker.binary} {worker.host}: {answer.error}',
@@ -242,7 +242,7 @@ class WorkerCommands:
             raise _Stop(BAD_USAGE, _('Give either --node or --all-nodes'))
         ctxt = _context()
         with _database():
-            workers = roster.Roster(ctxt)
+            workers = inventory.Inventory(ctxt)
             gone = [worker for worker in
                     workers.workers(_binaries(binary), _node(node))
                     if worker.number and worker.down_for is not None]
@@ -262,7 +262,7 @@ class WorkerCommands:
 
     def _workers(self, ctxt, *only):
         with _database():
-            return roster.Roster(ctxt).workers(*only)
+            return inventory.Inventory(ctxt).workers(*only)
 
 
 def _rows(workers, answers=None):

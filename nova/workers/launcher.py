@@ -43,7 +43,7 @@ from nova.workers import board
 from nova.workers import health
 from nova.workers import heartbeat
 from nova.workers import identity
-from nova.workers import lookalike
+from nova.workers import name_clash
 from nova.workers import retirement
 from nova.workers import rpcserver
 from nova.workers import supervisor
@@ -265,9 +265,9 @@ def _check_timeout(group, timeout, interval):
             f'least {3 * interval}, or 0 to replace no worker')
 
 
-def _check_lookalikes(server, workers):
+def _check_name_clash(server, workers):
     try:
-        lookalike.check(server.binary, server.host, workers)
+        name_clash.check(server.binary, server.host, workers)
     except db_exc.DBError as exc:
         # The workers wait for the database, as they do when it goes away.
         LOG.warning('Cannot find out whether another node is called like a '
@@ -298,7 +298,7 @@ def launch(server, workers):
             # None of nova-conductor's options keeps it from that.
             raise ValueError(f'[{server.topic}] workers is {workers}, but it '
                              'has to be at least 1')
-        _check_lookalikes(server, workers)
+        _check_name_clash(server, workers)
     hosts = [identity.worker_host(server.host, number)
              for number in range(1, workers + 1)]
     # oslo.messaging registers it when a worker makes its RPC server.

@@ -61,7 +61,7 @@ def _details(binary, topic, recorded):
         yield _('%(binary)s would not start on the nodes with these names, '
                 'which are too long for the queues of its workers: '
                 '%(hosts)s.') % {'binary': binary, 'hosts': ', '.join(hosts)}
-    pairs = [f'{node} and {host}' for node, host in _lookalikes(recorded)]
+    pairs = [f'{node} and {host}' for node, host in _name_clashes(recorded)]
     if pairs:
         yield _('These nodes cannot run %(binary)s beside each other, as one '
                 'is called like a worker of the other: %(pairs)s.') % {
@@ -87,7 +87,7 @@ def _error(topic, node):
     return None
 
 
-def _lookalikes(recorded):
+def _name_clashes(recorded):
     """The nodes of which one is called like a worker of the other."""
     for host, seen in sorted(recorded.items()):
         node = (identity.parse(host) or (None,))[0]

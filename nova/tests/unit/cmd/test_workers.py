@@ -28,7 +28,7 @@ from nova.cmd import workers
 from nova import objects
 from nova.objects import base as objects_base
 from nova import test
-from nova.workers import roster
+from nova.workers import inventory
 
 BOTH = ['nova-scheduler', 'nova-conductor']
 
@@ -41,11 +41,11 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.flags(host='n')
         self.context = self.useFixture(fixtures.MockPatchObject(
             workers, '_context')).mock.return_value
-        self.roster = self.useFixture(fixtures.MockPatchObject(
-            roster, 'Roster')).mock.return_value
+        self.inventory = self.useFixture(fixtures.MockPatchObject(
+            inventory, 'Inventory')).mock.return_value
         self.ping = self.useFixture(fixtures.MockPatchObject(
-            roster, 'ping')).mock
-        self.roster.workers.return_value = [
+            inventory, 'ping')).mock
+        self.inventory.workers.return_value = [
             self.worker('n', 9), self.worker('n', 10, up=False, age=9000.9)]
 
     @staticmethod
@@ -56,7 +56,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             forced_down=False)
         # As it comes from the database, where others write theirs.
         setattr(record, objects_base.get_attrname('version'), 73)
-        return roster.Worker(record, node, number, up, age)
+        return inventory.Worker(record, node, number, up, age)
 
     def manage(self, line):
         """What nova-manage does with a command line.
@@ -92,7 +92,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.assertEqual(2, code)
         self.assertEqual('', out)
         self.assertNotEqual('', err)
-        self.roster.retire.assert_not_called()
+        self.inventory.retire.assert_not_called()
         self.ping.assert_not_called()
 
     @ddt.data('list', 'list --ping', 'ping', 'retire --all-nodes')
@@ -101,7 +101,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
                     db_exc.DBNonExistentTable(table='services'),
                     db_exc.CantStartEngineError('gone'),
                     sqla_exc.ArgumentError('gone')):
-            self.roster.workers.side_effect = exc
+            self.inventory.workers.side_effect = exc
             code, out, err = self.manage(line)
             self.assertEqual(4, code)
             self.assertEqual('', out)
@@ -110,13 +110,13 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
 
     @ddt.data('list --ping', 'ping')
     def test_no_broker(self, line):
-        self.ping.side_effect = roster.BrokerUnreachable(reason='gone')
+        self.ping.side_effect = inventory.BrokerUnreachable(reason='gone')
         self.assertEqual(
             (5, '', 'The message broker cannot be reached: gone\n'),
             self.manage(line))
 
     def test_list(self):
-        self.roster.workers.return_value += [self.worker('stock', None)]
+        self.inventory.workers.return_value += [self.worker('stock', None)]
         self.assertEqual((0, """\
 +----------------+-------+--------+-------+------------+---------+
 | Binary         | Node  | Worker | State | Heartbeat  | Version |
@@ -126,28 +126,28 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
 | nova-scheduler | stock | -      | up    | 3 s ago    | 73      |
 +----------------+-------+--------+-------+------------+---------+
 """, ''), self.manage('list'))
-        self.roster.workers.assert_called_once_with(BOTH, None)
+        self.inventory.workers.assert_called_once_with(BOTH, None)
         self.ping.assert_not_called()
 
     def test_list_only_some(self):
         self.manage('list --binary nova-conductor --node m')
         self.manage('list --node')
-        self.roster.workers.assert_has_calls([
+        self.inventory.workers.assert_has_calls([
             mock.call(['nova-conductor'], 'm'),
             mock.call(BOTH, 'n')])
 
     def test_list_ping(self):
-        self.ping.return_value = [roster.Answer(1.25),
-                                  roster.Answer(error='no queue')]
+        self.ping.return_value = [inventory.Answer(1.25),
+                                  inventory.Answer(error='no queue')]
         code, out, err = self.manage('list --ping')
         self.assertEqual((0, ''), (code, err))
         self.assertIn('| 1.2 ms   |', out)
         self.assertIn('| no queue |', out)
         self.ping.assert_called_once_with(
-            mock.ANY, self.roster.workers.return_value, 5)
+            mock.ANY, self.inventory.workers.return_value, 5)
 
     def test_list_json(self):
-        self.roster.workers.return_value = [
+        self.inventory.workers.return_value = [
             self.worker('n', 1, disabled=True),
             self.worker('stock', None, up=False, age=None)]
         code, out, err = self.manage('list --format json')
@@ -160,30 +160,30 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
              'host': 'stock', 'state': 'down',
              'seconds_since_heartbeat': None, 'version': 73},
         ], jsonutils.loads(out))
-        self.ping.return_value = [roster.Answer(1.25),
-                                  roster.Answer(error='no queue')]
+        self.ping.return_value = [inventory.Answer(1.25),
+                                  inventory.Answer(error='no queue')]
         rows = jsonutils.loads(self.manage('list --ping --format json')[1])
         self.assertEqual(
             [(1.2, None), (None, 'no queue')],
             [(row['answer_ms'], row['error']) for row in rows])
 
     def test_list_nothing(self):
-        self.roster.workers.return_value = []
+        self.inventory.workers.return_value = []
         self.assertEqual(0, self.manage('list')[0])
         self.assertEqual((0, '[]\n', ''), self.manage('list --format json'))
 
     def test_ping(self):
-        self.ping.return_value = [roster.Answer(1), roster.Answer(2)]
+        self.ping.return_value = [inventory.Answer(1), inventory.Answer(2)]
         self.assertEqual((0, '2 of 2 answered\n', ''), self.manage('ping'))
-        self.roster.workers.assert_called_once_with(
+        self.inventory.workers.assert_called_once_with(
             BOTH, None, None)
         self.ping.assert_called_once_with(
-            mock.ANY, self.roster.workers.return_value, 5)
+            mock.ANY, self.inventory.workers.return_value, 5)
 
     def test_ping_only_some(self):
         self.manage('ping --node --worker 2 --timeout 0.5')
         self.manage('ping --node m --binary nova-conductor')
-        self.roster.workers.assert_has_calls([
+        self.inventory.workers.assert_has_calls([
             mock.call(BOTH, 'n', 2),
             mock.call(['nova-conductor'], 'm', None)])
         self.assertEqual([0.5, 5],
@@ -192,7 +192,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
 
     def test_ping_some_do_not_answer(self):
         self.ping.return_value = [
-            roster.Answer(1), roster.Answer(error='no answer in 5 seconds')]
+            inventory.Answer(1),
+            inventory.Answer(error='no answer in 5 seconds')]
         self.assertEqual(
             (1, '1 of 2 answered\n',
              'nova-scheduler n-worker-10: no answer in 5 seconds\n'),
@@ -217,13 +218,13 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
                 mocks['rpc'].mock_calls)
 
     def test_ping_none_known(self):
-        self.roster.workers.return_value = []
+        self.inventory.workers.return_value = []
         self.assertEqual((3, '', 'No such worker is known\n'),
                          self.manage('ping'))
         self.ping.assert_not_called()
 
     def test_retire(self):
-        self.roster.workers.return_value = gone = [
+        self.inventory.workers.return_value = gone = [
             self.worker('n', None, up=False, age=9000),
             self.worker('n', 1),
             self.worker('n', 2, up=False, age=9000),
@@ -236,20 +237,20 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             (0, f'Would retire nova-scheduler n-worker-2\n{left}'
              'Workers to retire: 1\n', ''),
             self.manage('retire --all-nodes --dry-run'))
-        self.roster.workers.assert_called_once_with(BOTH, None)
-        self.roster.retire.assert_not_called()
+        self.inventory.workers.assert_called_once_with(BOTH, None)
+        self.inventory.retire.assert_not_called()
         self.assertEqual(
             (0, f'Retired nova-scheduler n-worker-2\n{left}'
              'Workers retired: 1\n', ''),
             self.manage('retire --node --binary nova-scheduler'))
-        self.roster.workers.assert_called_with(['nova-scheduler'], 'n')
-        self.roster.retire.assert_called_once_with(gone[2])
+        self.inventory.workers.assert_called_with(['nova-scheduler'], 'n')
+        self.inventory.retire.assert_called_once_with(gone[2])
 
     def test_retire_down_for(self):
-        self.roster.workers.return_value = [
+        self.inventory.workers.return_value = [
             self.worker('n', 1, up=False, age=100)]
         self.flags(service_down_time=60)
-        self.roster.retire.side_effect = [True, False]
+        self.inventory.retire.side_effect = [True, False]
         line = 'retire --node n --down-for '
         self.assertIn('Left nova-scheduler n-worker-1',
                       self.manage(line + '41')[1])

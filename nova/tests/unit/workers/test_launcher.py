@@ -272,8 +272,8 @@ class LaunchTestCase(test.NoDBTestCase):
         super().setUp()
         register_opts()
         self.flags(executor_thread_pool_size=5)
-        self.lookalike = self.useFixture(test.fixtures.MockPatchObject(
-            launcher.lookalike, 'check')).mock
+        self.name_clash = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.name_clash, 'check')).mock
         self.freeze = self.useFixture(test.fixtures.MockPatchObject(
             launcher.gc, 'freeze')).mock
         self.start = self.useFixture(test.fixtures.MockPatchObject(
@@ -337,7 +337,7 @@ class LaunchTestCase(test.NoDBTestCase):
 
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_without_a_database(self, process_launcher):
-        self.lookalike.side_effect = db_exc.DBConnectionError('gone')
+        self.name_clash.side_effect = db_exc.DBConnectionError('gone')
         launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
         self.assertIn('whether another node is called like',
                       self.stdlog.logger.output)
@@ -354,12 +354,12 @@ class LaunchTestCase(test.NoDBTestCase):
         process_launcher.assert_not_called()
 
     @mock.patch('oslo_service.service.ProcessLauncher')
-    def test_launch_beside_a_lookalike(self, process_launcher):
-        self.lookalike.side_effect = ValueError('is called like')
+    def test_launch_beside_a_name_clash(self, process_launcher):
+        self.name_clash.side_effect = ValueError('is called like')
         server = mock.Mock(host='n', topic='scheduler')
         exc = self.assertRaises(SystemExit, launcher.launch, server, 2)
         self.assertEqual(1, exc.code)
-        self.lookalike.assert_called_once_with(server.binary, 'n', 2)
+        self.name_clash.assert_called_once_with(server.binary, 'n', 2)
         self.assertIn('is called like', self.stdlog.logger.output)
         process_launcher.assert_not_called()
 

@@ -121,12 +121,12 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         self.record(LONG)
         self.assertWarning(f'its workers: {LONG}. Set')
 
-    def test_lookalikes(self):
+    def test_name_clashes(self):
         for host in ('n1', 'n1-worker-1', 'n1-worker-12', 'k8s-worker-1'):
             self.record(host)
         self.assertWarning('n1 and n1-worker-1, n1 and n1-worker-12. Set')
 
-    def test_workers_of_the_other_binary_are_no_lookalikes(self):
+    def test_workers_of_the_other_binary_are_no_clash(self):
         self.record('n1')
         self.record('n1-worker-1', 'nova-conductor')
         self.assertSuccess()

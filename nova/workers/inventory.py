@@ -100,7 +100,7 @@ class Answer(ty.NamedTuple):
     error: str | None = None
 
 
-class Roster:
+class Inventory:
     """The workers that have records.
 
     :param ctxt: a nova.context.RequestContext, whose database is read

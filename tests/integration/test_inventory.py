@@ -33,7 +33,7 @@ CLEAR = {'worker ping': 'The message broker cannot be reached: ',
 
 
 @ddt.ddt
-class RosterTestCase(base.LabTestCase):
+class InventoryTestCase(base.LabTestCase):
 
     def run_manage(self, cloud, line, mode, node):
         return subprocess.run(

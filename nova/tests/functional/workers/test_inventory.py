@@ -16,15 +16,15 @@ from oslo_utils import timeutils
 
 from nova import objects
 from nova.tests.functional.workers import test_scheduler
-from nova.workers import roster
+from nova.workers import inventory
 
 
-class RosterTestCase(test_scheduler.WorkersTestCase):
+class InventoryTestCase(test_scheduler.WorkersTestCase):
 
     def setUp(self):
         super().setUp()
         self.flags(service_down_time=60)
-        self.roster = roster.Roster(self.context)
+        self.inventory = inventory.Inventory(self.context)
 
     def add_record(self, host, binary='nova-scheduler', seen=0):
         record = objects.Service(
@@ -42,12 +42,12 @@ class RosterTestCase(test_scheduler.WorkersTestCase):
 
     def states(self):
         return [(worker.binary, worker.host, worker.state)
-                for worker in self.roster.workers()]
+                for worker in self.inventory.workers()]
 
     def answers(self, timeout, **only):
-        workers = self.roster.workers(**only)
+        workers = self.inventory.workers(**only)
         return {worker.host: answer.error for worker, answer in zip(
-            workers, roster.ping(self.context, workers, timeout))}
+            workers, inventory.ping(self.context, workers, timeout))}
 
     def test_a_mixed_cloud(self):
         self.start_workers(2, node='new')
@@ -83,12 +83,12 @@ class RosterTestCase(test_scheduler.WorkersTestCase):
     def test_retire(self):
         self.start_workers(2)
         self.add_record(f'{test_scheduler.NODE}-worker-3')
-        down = self.roster.workers()
+        down = self.inventory.workers()
         self.assertEqual(3, len(down))
         self.set_seen(down[2].host, 61)
         self.assertEqual([False, False, True],
-                         [self.roster.retire(worker) for worker in down])
+                         [self.inventory.retire(worker) for worker in down])
         # Another one has seen the same records.
         self.assertEqual([False] * 3,
-                         [self.roster.retire(worker) for worker in down])
+                         [self.inventory.retire(worker) for worker in down])
         self.assertEqual([down[0].host, down[1].host], sorted(self.records()))

@@ -22,14 +22,14 @@ from nova import context
 from nova import exception
 from nova import objects
 from nova import test
-from nova.workers import roster
+from nova.workers import inventory
 
 
 def undeliverable(routing_key):
     return messaging.MessageUndeliverable(None, 'nova', routing_key, None)
 
 
-class RosterTestCase(test.NoDBTestCase):
+class InventoryTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
@@ -60,10 +60,10 @@ class RosterTestCase(test.NoDBTestCase):
         return self.records[-1]
 
     def workers(self, *args, **kwargs):
-        return roster.Roster(self.context).workers(*args, **kwargs)
+        return inventory.Inventory(self.context).workers(*args, **kwargs)
 
 
-class WorkersTestCase(RosterTestCase):
+class WorkersTestCase(InventoryTestCase):
 
     def names(self, *args, **kwargs):
         return [(worker.node, worker.number)
@@ -145,14 +145,14 @@ class WorkersTestCase(RosterTestCase):
             [(w.state, w.age, w.down_for) for w in self.workers()])
 
 
-class RetireTestCase(RosterTestCase):
+class RetireTestCase(InventoryTestCase):
 
     def retire(self, now):
         """Retire a worker that was down, with the record as it is now."""
-        worker = roster.Worker(objects.Service(id=42), 'n', 1, False, 3600)
+        worker = inventory.Worker(objects.Service(id=42), 'n', 1, False, 3600)
         with mock.patch('nova.objects.Service.get_by_id',
                         side_effect=[now]) as get_by_id:
-            retired = roster.Roster(self.context).retire(worker)
+            retired = inventory.Inventory(self.context).retire(worker)
         get_by_id.assert_called_once_with(self.context, 42)
         return retired
 
@@ -190,7 +190,7 @@ class PingTestCase(test.NoDBTestCase):
         self.useFixture(test.fixtures.MockPatch(
             'nova.rpc.get_client', side_effect=self._get_client))
         self.useFixture(test.fixtures.MockPatchObject(
-            roster, 'BROKER_TIMEOUT', new=1))
+            inventory, 'BROKER_TIMEOUT', new=1))
 
     def _get_client(self, target):
         self.assertEqual('baseapi', target.namespace)
@@ -221,9 +221,9 @@ class PingTestCase(test.NoDBTestCase):
 
     def ping(self, *hosts, binary='nova-scheduler'):
         workers = [
-            roster.Worker(objects.Service(host=host, binary=binary), host,
+            inventory.Worker(objects.Service(host=host, binary=binary), host,
                           None, True, 0) for host in hosts]
-        return roster.ping(self.context, workers, 5)
+        return inventory.ping(self.context, workers, 5)
 
     def test_all_answer(self):
         answers = self.ping('a', 'b', 'c')
@@ -263,7 +263,7 @@ class PingTestCase(test.NoDBTestCase):
         self.assertEqual([None, 'no queue'], [a.error for a in answers])
 
     def test_silent_ones_wait_all_at_once(self):
-        count = 3 * roster.WINDOW
+        count = 3 * inventory.WINDOW
         all_there = threading.Barrier(count + 1)
         self.call.side_effect = lambda key: all_there.wait(30)
         with mock.patch.object(threading, 'Semaphore') as semaphore:
@@ -290,13 +290,13 @@ class PingTestCase(test.NoDBTestCase):
         self.call.side_effect = call
         self.ping(*(f'n-worker-{n}' for n in range(200)))
         self.assertEqual(200, len(most))
-        self.assertLessEqual(max(most), roster.WINDOW)
+        self.assertLessEqual(max(most), inventory.WINDOW)
 
     @ddt.data(Exception('gone\naway'), messaging.MessageDeliveryFailure(
         'gone'))
     def test_broker_is_not_there(self, exc):
         self.cast.side_effect = exc
-        error = self.assertRaises(roster.BrokerUnreachable, self.ping, 'a')
+        error = self.assertRaises(inventory.BrokerUnreachable, self.ping, 'a')
         self.assertIn('gone', str(error))
         self.assertNotIn('\n', str(error))
         self.call.assert_not_called()
@@ -305,20 +305,20 @@ class PingTestCase(test.NoDBTestCase):
         never = threading.Event()
         self.addCleanup(never.set)
         self.cast.side_effect = lambda *a, **kw: never.wait()
-        error = self.assertRaises(roster.BrokerUnreachable, self.ping, 'a')
+        error = self.assertRaises(inventory.BrokerUnreachable, self.ping, 'a')
         self.assertIn('no answer in 1 seconds', str(error))
 
     def test_broker_goes_away_meanwhile(self):
         self.cast.side_effect = [None, messaging.MessageDeliveryFailure('x')]
         self.outcomes = {'scheduler.a': [messaging.MessagingTimeout()]}
-        self.assertRaises(roster.BrokerUnreachable, self.ping, 'a', 'b')
+        self.assertRaises(inventory.BrokerUnreachable, self.ping, 'a', 'b')
 
     @ddt.data(messaging.MessageDeliveryFailure('gone\naway'),
               PermissionError('gone'))
     def test_own_error_is_not_of_a_worker(self, exc):
         self.outcomes = {'scheduler.a': [exc]}
         error = self.assertRaises(
-            roster.BrokerUnreachable, self.ping, 'a', 'b')
+            inventory.BrokerUnreachable, self.ping, 'a', 'b')
         self.assertIn('gone', str(error))
         self.assertNotIn('\n', str(error))
 

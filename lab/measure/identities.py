@@ -126,8 +126,8 @@ class Identities:
                         self.broker.transport_url, self.base.urls['main'],
                         rpc.QUEUE_TTL))
             child = stack.enter_context(process.Child(
-                [sys.executable, '-m', 'lab.measure.roster', self.broker.url,
-                 str(self.workers)],
+                [sys.executable, '-m', 'lab.measure.identities',
+                 self.broker.url, str(self.workers)],
                 os.path.join(folder, 'log'),
                 {'LAB_PARENT': str(os.getpid()),
                  'PYTHONPATH': process.nova_path(process.ROOT)},

@@ -20,17 +20,17 @@ from oslo_utils import timeutils
 from nova import context
 from nova import objects
 from nova import test
-from nova.workers import lookalike
+from nova.workers import name_clash
 
 
 @ddt.ddt
-class LookalikeTestCase(test.TestCase):
+class NameClashTestCase(test.TestCase):
 
     def setUp(self):
         super().setUp()
         # The database driver sleeps too.
         time = self.useFixture(test.fixtures.MockPatchObject(
-            lookalike, 'time')).mock
+            name_clash, 'time')).mock
         self.sleep = time.sleep
         time.monotonic.side_effect = itertools.count()
         self.flags(report_interval=10)
@@ -45,7 +45,7 @@ class LookalikeTestCase(test.TestCase):
         return record
 
     def check(self, node, workers=3):
-        lookalike.check('nova-scheduler', node, workers)
+        name_clash.check('nova-scheduler', node, workers)
 
     def test_alone(self):
         self.check('n1')
