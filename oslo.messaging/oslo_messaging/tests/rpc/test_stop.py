@@ -11,6 +11,9 @@
 #    under the License.
 
 import threading
+from unittest import mock
+
+from amqp import exceptions as amqp_ex
 
 import oslo_messaging
 from oslo_messaging.tests import utils as test_utils
@@ -55,3 +58,18 @@ class TestStopWithRunningRequest(test_utils.BaseTestCase):
         server.wait()
 
         self.assertEqual(['done'], replies)
+
+    def test_broker_is_away(self):
+        # Or whoever stops it would not wait for the requests that run.
+        server = oslo_messaging.get_rpc_server(
+            self.transport, oslo_messaging.Target(
+                topic='topic', server='server'), [self])
+        server.start()
+        connection = server.listener._poll_style_listener.conn.connection
+        error = amqp_ex.RecoverableConnectionError('connection already closed')
+        with mock.patch('kombu.Queue.delete', side_effect=error), \
+                mock.patch('kombu.Connection.connection_errors',
+                           (amqp_ex.ConnectionError,)):
+            server.stop()
+        server.wait()
+        self.assertIsNone(connection.connection)
