@@ -464,6 +464,15 @@ class Database:
             # It ends with its connection.
             yield
 
+    @contextlib.contextmanager
+    def record_locked(self, host):
+        """Nobody else writes the record of a host, on MariaDB."""
+        with self._begin('main') as connection:
+            connection.execute(sqlalchemy.text(
+                'SELECT id FROM services WHERE host = :host FOR UPDATE'),
+                {'host': host})
+            yield
+
     def connections(self):
         """How many connections to all four there are, on MariaDB."""
         return self.server.query(

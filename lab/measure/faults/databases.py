@@ -65,6 +65,13 @@ def _backup(stage):
         time.sleep(HANGING)
 
 
+def _record_locked(stage):
+    # As by somebody who looks at it in a transaction.
+    host = min(stage.scheduler.record_hosts())
+    with stage.callers.resting(), stage.servers.database.record_locked(host):
+        time.sleep(HANGING)
+
+
 @contextlib.contextmanager
 def _few_connections(stage):
     mariadb, urls = stage.servers.mariadb, stage.servers.database.urls
@@ -126,6 +133,8 @@ FAULTS = (
                 ends=True),
     fault.Fault('backup', 'commits hang: a backup', _backup, 20, ends=True,
                 around=_old_record),
+    fault.Fault('record-locked', 'a record is locked', _record_locked, 20,
+                ends=True),
     fault.Fault('connections', 'too many connections', _too_many_connections,
                 40, around=_few_connections),
     fault.Fault('leader', 'leader, half-open to the cell', _leader, 40,
