@@ -10,11 +10,15 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The upgrade check of the node names: do all workers get a worker host?
+"""The upgrade check: do all workers get a worker host, and do they keep up?
 
-If a name is too long, no worker starts. This check warns before the upgrade.
+If the name of a node is too long, no worker starts. Some settings undo what
+worker hosts are for. This check warns of both before the upgrade.
 """
 
+import contextlib
+
+import oslo_messaging as messaging
 from oslo_upgradecheck import upgradecheck
 import sqlalchemy as sa
 
@@ -22,6 +26,7 @@ import nova.conf
 from nova import context
 from nova.db.main import api as main_db_api
 from nova.i18n import _
+from nova import rpc
 from nova.workers import identity
 
 CONF = nova.conf.CONF
@@ -31,7 +36,7 @@ def check_worker_hosts(_commands):
     """Warn of nodes whose workers would not start for the nodes' names.
 
     Looks at the name of this node, and at the records in all cells that
-    answer.
+    answer. Warns of settings of this node, too, by which requests are lost.
 
     :param _commands: the nova.cmd.status.UpgradeCommands that runs the check
     :returns: an upgradecheck.Result
@@ -41,6 +46,8 @@ def check_worker_hosts(_commands):
                for detail in _details(binary, topic, recorded[binary])]
     if details:
         details.append(_('Set another [DEFAULT] host there.'))
+    details += _settings()
+    if details:
         return upgradecheck.Result(
             upgradecheck.Code.WARNING, ' '.join(details))
     return upgradecheck.Result(upgradecheck.Code.SUCCESS)
@@ -66,6 +73,25 @@ def _details(binary, topic, recorded):
         yield _('These nodes cannot run %(binary)s beside each other, as one '
                 'is called like a worker of the other: %(pairs)s.') % {
                     'binary': binary, 'pairs': ', '.join(pairs)}
+
+
+def _settings():
+    """The settings of this node by which requests are lost."""
+    prefetch = None
+    with contextlib.suppress(messaging.InvalidTransportURL, ValueError):
+        # No service starts with such a URL, and each says so.
+        prefetch = rpc.get_transport_url().query.get(
+            'rabbit_qos_prefetch_count')
+    if prefetch not in (None, *map(str, range(1, rpc.PREFETCH_COUNT + 1))):
+        yield _('transport_url sets rabbit_qos_prefetch_count to %(prefetch)s:'
+                ' so many requests may wait for a worker that is stuck. Remove'
+                ' it there.') % {'prefetch': prefetch or '0'}
+    timeout, longest = CONF.conductor.worker_timeout, CONF.long_rpc_timeout
+    if 0 < timeout < longest:
+        yield _('[conductor] worker_timeout (%(timeout)d) is less than '
+                '[DEFAULT] long_rpc_timeout (%(longest)d): when all threads of '
+                'a worker wait for other services, it is replaced before they '
+                'have answered.') % {'timeout': timeout, 'longest': longest}
 
 
 def _error_of_this_node(topic):

@@ -64,6 +64,28 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
         self.flags(host=host)
         self.assertSuccess()
 
+    def test_settings(self):
+        self.flags(host='n', transport_url='fake:///?'
+                   'rabbit_qos_prefetch_count=50')
+        self.flags(worker_timeout=600, group='conductor')
+        details = self.assertWarning(
+            'transport_url sets rabbit_qos_prefetch_count to 50: ',
+            '[conductor] worker_timeout (600) is less than [DEFAULT] '
+            'long_rpc_timeout (1800)')
+        self.assertNotIn('[DEFAULT] host', details)
+
+    def test_url_that_is_not_valid(self):
+        self.flags(host='n', transport_url='rabbit://[')
+        self.assertSuccess()
+
+    @ddt.data(1, 2)
+    def test_settings_that_do(self, prefetch):
+        self.flags(host='n', transport_url='fake:///?'
+                   f'rabbit_qos_prefetch_count={prefetch}')
+        self.flags(worker_timeout=1800, group='conductor')
+        self.flags(worker_timeout=60, group='scheduler')
+        self.assertSuccess()
+
     def test_too_long(self):
         self.flags(host=LONG)
         details = self.assertWarning(
@@ -76,6 +98,7 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
         with mock.patch.object(upgrade, 'CONF') as conf:
             type(conf).host = mock.PropertyMock(
                 side_effect=ValueError('it is not valid'))
+            conf.conductor.worker_timeout = 0
             self.assertWarning('not start on this node: it is not valid.')
 
     def test_cells_that_do_not_answer(self):
