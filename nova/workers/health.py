@@ -225,11 +225,12 @@ class Health:
             body = jsonutils.dumps(self.workers())
         elif path == b'/metrics':
             code, body = 200, self.metrics()
+        body = body.encode()
         head = (f'HTTP/1.1 {code} {http.client.responses[code]}\r\n'
                 f'Content-Type: {kind}\r\n'
                 f'Content-Length: {len(body)}\r\nCache-Control: no-cache\r\n'
-                'Connection: close\r\n\r\n')
-        answer = (head if method == b'HEAD' else head + body).encode()
+                'Connection: close\r\n\r\n').encode()
+        answer = head if method == b'HEAD' else head + body
         if method == b'GET' and code != 404:
             self._answers[path] = answer
         return answer
@@ -385,6 +386,10 @@ def _bind(uri):
                     raise OSError(errno.EADDRINUSE, 'Address already in use')
             # Nobody can connect before it has its mode.
             new = f'{path}.{os.getpid()}'
+            with contextlib.suppress(FileNotFoundError):
+                # Of a parent that was killed here, with the same pid in its
+                # container.
+                os.unlink(new)
             sock.bind(new)
             stack.callback(os.unlink, new)
             os.chmod(new, MODE)
