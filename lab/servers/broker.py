@@ -115,6 +115,11 @@ class Broker:
                     return number
         return len(names)
 
+    def declare(self, name):
+        """Make a queue that is durable, as those of nova are not."""
+        with self._connection() as connection, connection.channel() as channel:
+            channel.queue_declare(queue=name, durable=True, auto_delete=False)
+
     def delete(self, names):
         """Delete queues, if they are there and nobody consumes from them.
 

@@ -107,11 +107,13 @@ class Row(ctypes.Structure):
         ('pinged', ctypes.c_double),
         ('wrote', ctypes.c_double),
         ('written', ctypes.c_double),
-        # The mean seconds of requests, of those that succeeded, and when one
-        # last ended. Threads may write at once, and one of them is lost.
+        # The mean seconds of requests, and when one last ended; the same of
+        # those that succeeded. Threads may write at once, and one of them is
+        # lost.
         ('took', ctypes.c_double),
-        ('success_took', ctypes.c_double),
         ('ended', ctypes.c_double),
+        ('success_took', ctypes.c_double),
+        ('success_ended', ctypes.c_double),
     ]
 
     def open(self):
@@ -133,8 +135,7 @@ class Row(ctypes.Structure):
         :param request: id, method and instance as bytes; empty for a ping
         :returns: the Task, for end()
         """
-        # There may be none left where nothing limits what runs.
-        task = self._free.pop() if self._free else Task()
+        task = self._free.pop()
         task.request = request[:REQUEST_SIZE - 1]
         task.since = time.monotonic()
         task.stage = RUNNING
@@ -154,6 +155,7 @@ class Row(ctypes.Structure):
         else:
             task.succeeded += 1
             self.success_took += WEIGHT * (took - self.success_took)
+            self.success_ended = self.ended
         return took
 
     def end(self, task):
@@ -215,7 +217,8 @@ class Board:
     """The rows of all workers of a node.
 
     :param hosts: the worker hosts
-    :param threads: how many messages a worker runs at a time
+    :param threads: how many messages a worker runs at a time, those of its
+        own queues and of the node's
     """
 
     def __init__(self, hosts, threads):
@@ -235,12 +238,12 @@ class Board:
     def took(self, row):
         """How many seconds requests take on the node of a worker.
 
-        :param row: of the worker; its siblings count, if they had requests
-            lately, or its own that succeeded if there are no siblings
+        :param row: of the worker; its siblings count, or its own requests that
+            succeeded if there are no siblings, and only what was lately
         """
-        siblings = [other for other in self.rows if other is not row]
-        if not siblings:
-            return row.success_took
         since = time.monotonic() - LATELY
-        found = [other.took for other in siblings if other.ended > since]
+        found = [other.took for other in self.rows
+                 if other is not row and other.ended > since]
+        if len(self.rows) == 1 and row.success_ended > since:
+            found = [row.success_took]
         return sum(found) / len(found) if found else 0

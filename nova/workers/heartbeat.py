@@ -120,12 +120,16 @@ class Heartbeat:
         if self._row.record != self._service.service_ref.id:
             # A sibling has made the record again.
             self._look_for_record(self._row)
+        overdue = now - 1.5 * CONF.report_interval
         # The worker that wrote last goes on; others write when it has stopped.
         if (self._row.wrote < max(row.wrote for row in self._board.rows) and
-                now - self._row.written < 1.5 * CONF.report_interval):
+                self._row.written > overdue):
             return
+        # Who is overdue writes only its own heartbeat: if its record is locked
+        # nobody else has to wait for that.
         others = [row for row in self._board.rows if row is not self._row and
-                  row.state == board.SERVING and row.pinged > row.written]
+                  row.state == board.SERVING and
+                  row.pinged > row.written > overdue]
         missing = self._servicegroup_api.report_state(
             self._service, [(row.record, row.host) for row in others])
         if missing is None:

@@ -59,6 +59,10 @@ LOG = logging.getLogger(__name__)
 # Seconds after which a worker whose queue is in the way is tried again.
 START_PAUSE = 10
 
+# How many pings to the node address a worker answers at a time: a few callers
+# may have gone, and each keeps a thread for a minute.
+NODE_THREADS = 4
+
 # How many seconds stop() waits for the RPC server of the node address to stop.
 NODE_STOP_TIME = 0.5
 
@@ -101,6 +105,8 @@ class Worker(service.ServiceBase):
         self._bind()
         try:
             self.server.start()
+            # Nobody gets an answer before the limit opens.
+            self._serve_node_address()
         except messaging.MessagingException as exc:
             if 'PRECONDITION_FAILED' not in str(exc):
                 raise
@@ -109,7 +115,6 @@ class Worker(service.ServiceBase):
         self.row.enter(board.SERVING)
         # No message has run so far.
         self._limit.open(CONF.executor_thread_pool_size)
-        self._serve_node_address()
         if self.number == 1:
             # One is enough to look after the records of the node.
             retirement.Retirement(
@@ -222,9 +227,8 @@ class Worker(service.ServiceBase):
             rpc.get_server(target, [
                 baserpc.BaseRPCAPI(self.server.manager.service_name,
                                    self.backdoor_port)]),
-            self._limit, self.board, self.row)
-        # One thread is enough, as it only answers pings.
-        self._node_rpcserver.start(override_pool_size=1)
+            rpcserver.Share(self._limit, NODE_THREADS), self.board, self.row)
+        self._node_rpcserver.start(override_pool_size=NODE_THREADS)
 
 
 def prepare(topic):
@@ -305,11 +309,11 @@ def launch(server, workers):
     CONF.register_opts([option for option in
                         dict(messaging_opts.list_opts())[None]
                         if option.name == 'executor_thread_pool_size'])
-    # One thread more, for the node address.
-    node_board = board.Board(hosts, CONF.executor_thread_pool_size + 1)
+    node_board = board.Board(
+        hosts, CONF.executor_thread_pool_size + NODE_THREADS)
     parent = supervisor.Supervisor(
         node_board, CONF[server.topic].worker_timeout,
-        functools.partial(trial.attempt, server.topic))
+        functools.partial(trial.attempt, server.topic, server.binary, hosts))
     told = health.Health(parent, server.binary, server.host)
     launcher = service.ProcessLauncher(CONF, restart_method='mutate')
     # As the launcher of the eventlet mode does it by itself: the workers'

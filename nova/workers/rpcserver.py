@@ -80,11 +80,40 @@ class ConcurrencyLimit:
             self._changed.wait_for(lambda: not self._running)
 
 
+class Share:
+    """Lets an RPC server of a worker run few of the messages of its limit.
+
+    What such a server takes has a thread of its own, so it cannot keep all of
+    the limit while its threads are busy.
+
+    :param limit: the ConcurrencyLimit of the worker
+    :param size: how many messages may run at a time
+    """
+
+    def __init__(self, limit, size):
+        self._limit = limit
+        self._own = threading.Semaphore(size)
+
+    def acquire(self, timeout=None):
+        """The same as that of the limit."""
+        if not self._own.acquire(timeout=timeout):
+            return False
+        if self._limit.acquire(timeout):
+            return True
+        self._own.release()
+        return False
+
+    def release(self):
+        """A message has run."""
+        self._limit.release()
+        self._own.release()
+
+
 class RPCServer:
     """An oslo_messaging.RPCServer under a limit, as nova's Service uses it.
 
     :param server: the oslo_messaging.RPCServer
-    :param limit: the ConcurrencyLimit
+    :param limit: the ConcurrencyLimit, or a Share of it
     :param node: the nova.workers.board.Board of the node
     :param row: the nova.workers.board.Row of the worker
     :param on_reconnect: called without arguments when the server consumes

@@ -22,6 +22,7 @@ one, and no waiting between.
 """
 
 import faulthandler
+import fcntl
 import os
 import signal
 import sys
@@ -67,11 +68,12 @@ class Watched:
 
     def __init__(self, row):
         self.row = row
-        # The stacks that the worker writes, and how much of them was read.
+        # The stacks that the worker writes, how many bytes of them were there
+        # at the last look, when they grew, and the process to be killed.
         self._output = os.memfd_create('stacks')
-        self._read = 0
-        # Those not logged yet, when they grew, and the process to be killed.
-        self.stacks = b''
+        # Each write at the end, also after read() has cut it.
+        fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)
+        self._size = 0
         self.grew = 0.0
         self.doomed = 0
         # Whether the log says why the worker is down.
@@ -107,12 +109,19 @@ class Watched:
         timer.daemon = True
         timer.start()
 
-    def read(self):
-        """What stacks the worker has written since the last call."""
+    def dumps(self, now):
+        """Whether there are stacks that the worker still writes, or may."""
         size = os.fstat(self._output).st_size
-        output = os.pread(self._output, size - self._read, self._read)
-        self._read = size
-        return output
+        if size != self._size:
+            self._size, self.grew = size, now
+        return now - self.grew < (INTERVAL if size else DUMP_TIME)
+
+    def read(self):
+        """Take the stacks that the worker has written."""
+        output = os.pread(self._output, self._size, 0)
+        os.ftruncate(self._output, 0)
+        self._size = 0
+        return output.decode(errors='replace').rstrip()
 
     def allowance(self, timeout, now):
         """For how many seconds the worker may begin no message.
@@ -161,7 +170,7 @@ class Supervisor:
     :param node: the nova.workers.board.Board of the node
     :param timeout: for how many seconds a worker may begin no message; with 0
         none is replaced, and the log tells of those that are stuck
-    :param attempt: called with the id of a record in a trial; see there
+    :param attempt: called in a trial; see there
     :ivar watched: a Watched for each worker
     :ivar lock: held while the parent forks; who writes to the log from another
         thread of the parent has to hold it, too
@@ -208,6 +217,7 @@ class Supervisor:
         os.register_at_fork(before=self.lock.acquire,
                             after_in_parent=self.lock.release,
                             after_in_child=self.lock.release)
+        os.register_at_fork(after_in_child=_make_log_locks)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
@@ -243,6 +253,9 @@ class Supervisor:
                 watched.stopping = (watched.row.pid, now)
             self._end_stop(watched, now)
             self._end_dump(watched, now)
+            if not is_child(watched.stopping[0]):
+                # Its id may be that of another process one day.
+                watched.stopping = (0, watched.stopping[1])
             if is_child(watched.row.pid):
                 watched.seen = now
                 if watched.row.state == board.SERVING:
@@ -255,15 +268,23 @@ class Supervisor:
         alive = [watched for watched in self.watched if not watched.doomed and
                  watched.row.state and is_child(watched.row.pid) and (
                      watched.row.state != board.STOPPING or watched.row.full)]
-        stuck = [watched for watched in alive if self.down(
-            watched, now, watched.allowance(
-                self._timeout or CONF.service_down_time, now))]
+        stuck = [watched for watched in alive
+                 if self.down(watched, now, self._allowance(watched, now))]
         if self._timeout:
             self._restart_failing(alive, now)
             self._replace_stuck(stuck, now)
         else:
             self._tell(alive, now)
         self._find_failing(stuck, now)
+
+    def _allowance(self, watched, now):
+        timeout = self._timeout or CONF.service_down_time
+        if not self._timeout and (
+                watched.row.full and now - watched.row.ticked < PAUSE):
+            # Its requests may just be long ones. Without a timeout nobody says
+            # how long, and a restart would lose them.
+            timeout = max(timeout, CONF.long_rpc_timeout)
+        return watched.allowance(timeout, now)
 
     def stalled(self, watched, now):
         """For how many seconds a worker has begun no message.
@@ -307,8 +328,7 @@ class Supervisor:
         if self._trial is None:
             if (self.outage or wanted or self._refused) and (
                     now >= self._next_trial):
-                self._trial = trial.Trial(self._attempt, max(
-                    watched.row.record for watched in self.watched))
+                self._trial = trial.Trial(self._attempt)
         elif self._trial.ended:
             error, self._trial = self._trial.error, None
             self._tried = self._newest
@@ -324,8 +344,12 @@ class Supervisor:
 
     def _replace_stuck(self, stuck, now):
         replacing = self._replacing
-        if replacing and (replacing in stuck or not replacing.doomed and
-                          replacing.row.state == board.SERVING):
+        # One that does not start, again and again, holds up no other.
+        if replacing and (
+                replacing in stuck or
+                now - replacing.replaced[-1] > self._timeout + START_TIME or
+                not replacing.doomed and
+                replacing.row.state == board.SERVING):
             self._replacing = replacing = None
         wanted = stuck and not replacing
         if self._try(wanted, now) and wanted:
@@ -351,22 +375,16 @@ class Supervisor:
         _kill(watched.row.pid, DUMP_SIGNAL)
 
     def _end_dump(self, watched, now):
-        output = watched.read()
-        watched.stacks += output
-        if output:
-            watched.grew = now
-        if now - watched.grew < (INTERVAL if watched.stacks else DUMP_TIME):
+        if watched.dumps(now):
             return
         if watched.doomed:
             _kill(watched.doomed, signal.SIGKILL)
             if watched.row.pid == watched.doomed:
                 watched.row.clear()
             watched.doomed = 0
-        if watched.stacks:
+        if stacks := watched.read():
             LOG.error('Stacks of worker %(host)s:\n%(stacks)s', {
-                'host': watched.row.host, 'stacks': watched.stacks.decode(
-                    errors='replace').rstrip()})
-            watched.stacks = b''
+                'host': watched.row.host, 'stacks': stacks})
 
     def _stop(self, watched, now, reason):
         """Tell a worker to stop; the launcher starts another in its place."""
@@ -445,6 +463,17 @@ class Supervisor:
                                 'stalled': stalled,
                                 'requests': row.requests() or 'nothing'})
                 self._dump(watched, now)
+
+
+def _make_log_locks():
+    """In a process that was just forked: have locks of its own for the log.
+
+    oslo.log's locks of the eventlet mode are pipes that it shares with the
+    parent. A process that is stopped or killed while it writes would hold up
+    the log of all others.
+    """
+    for handler in logging.getLogger(None).logger.handlers:
+        handler.createLock()
 
 
 def _mutate():

@@ -58,11 +58,10 @@ class Trial:
 
     :param function: what to call; the trial fails if it raises, or does not
         return within TIME
-    :param args: the arguments of the function
     :ivar error: once the trial has ended: None, or why it has failed
     """
 
-    def __init__(self, function, *args):
+    def __init__(self, function):
         self.error: str | None = None
         self._reader, writer = os.pipe()
         try:
@@ -73,7 +72,7 @@ class Trial:
             os.write(writer, f'no process: {exc}'.encode())
         if self._pid == 0:
             os.close(self._reader)
-            _run(writer, function, args)
+            _run(writer, function)
         os.close(writer)
 
     @property
@@ -91,16 +90,14 @@ class Trial:
         return True
 
 
-def _run(writer, function, args):
-    # The launcher waits for its process group, and signals it.
-    os.setpgid(0, 0)
-    signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT,
-                   signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.alarm(TIME)
-    answer = _SUCCESS
+def _run(writer, function):
     try:
+        # The launcher waits for its process group, and signals it.
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.alarm(TIME)
         # Once the parent, or its end of the pipe, is gone the kernel sends
         # SIGIO, which ends the process.
         fcntl.fcntl(writer, fcntl.F_SETOWN, os.getpid())
@@ -108,18 +105,26 @@ def _run(writer, function, args):
         if eventletutils.is_monkey_patched('thread'):
             # It shares a file descriptor with the parent.
             sys.modules['eventlet.hubs'].use_hub()
-        function(*args)
+        answer = _call(function)
+        os.write(writer, answer.encode(errors='replace')[:4096])
+    finally:
+        # Whatever was raised: this is no second parent.
+        os._exit(0)
+
+
+def _call(function):
+    try:
+        function()
     except BaseException as exc:
         if not _lacks_connection(exc):
-            answer = (str(exc).splitlines() or [''])[0] or repr(exc)
-    os.write(writer, answer.encode()[:4096])
-    os._exit(0)
+            return (str(exc).splitlines() or [''])[0] or repr(exc)
+    return _SUCCESS
 
 
 def _lacks_connection(exc):
     """Whether a database answered that it has no connection left."""
     while exc is not None:
-        if exc.args[:1] and exc.args[0] in _NO_CONNECTION_LEFT:
+        if getattr(exc, 'args', None) and exc.args[0] in _NO_CONNECTION_LEFT:
             return True
         exc = (getattr(exc, 'inner_exception', None) or
                getattr(exc, 'orig', None) or exc.__cause__)
@@ -137,20 +142,25 @@ class _Endpoint:
         self.tokens.put(token)
 
 
-def attempt(topic, record):
+def attempt(topic, binary, hosts):
     """Do over new connections what a worker does for its heartbeat.
 
     :param topic: the RPC topic of the service
-    :param record: the id of the record of a worker; nobody is up by what is
-        changed there
+    :param binary: the name of the service
+    :param hosts: the worker hosts of the node; nobody is up by what is changed
+        in their records
     :raises: what nova, oslo.messaging or oslo.db raise if that fails
     """
     _take_message(topic)
     ctxt = context.get_admin_context()
-    with contextlib.suppress(exception.ServiceNotFound):
-        # What only reads may get on where commits hang.
-        main_db_api.service_update(
-            ctxt, record, {'updated_at': timeutils.utcnow()})
+    for host in hosts:
+        with contextlib.suppress(exception.NotFound):
+            # What only reads may get on where commits hang, or while somebody
+            # has locked one of the records.
+            record = main_db_api.service_get_by_host_and_binary(
+                ctxt, host, binary)
+            main_db_api.service_update(
+                ctxt, record.id, {'updated_at': timeutils.utcnow()})
     if CONF.api_database.connection:
         objects.CellMappingList.get_all(ctxt)
 

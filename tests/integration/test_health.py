@@ -39,6 +39,8 @@ CONF = {'DEFAULT': {'executor_thread_pool_size': POOL}}
 # Seconds until all workers count as stuck: until they are down, and a trial
 # has succeeded. On a busy machine the first one takes too long.
 STUCK = 5 * (base.SERVICE_DOWN_TIME + 15)
+# For how many seconds threads that are busy may run a request.
+LONG = base.SERVICE_DOWN_TIME + 10
 # The longest time that a worker with free threads may be about to connect to
 # the broker again, and a trial that fails.
 OUTAGE = base.SERVICE_DOWN_TIME + 30 + 15 + 15
@@ -116,7 +118,8 @@ class StatesTestCase(HealthBase):
 
     @ddt.data(*base.MODES)
     def test_healthy_stuck_and_stopping(self, mode):
-        made = self.cloud()
+        made = self.cloud({'DEFAULT': {
+            **CONF['DEFAULT'], 'long_rpc_timeout': LONG}})
         self.assertFalse(self.liveness())
         self.assertEqual(NO_SERVICE, self.probe()[0])
         service = getattr(made, self.topic)(
@@ -182,6 +185,17 @@ class StatesTestCase(HealthBase):
 
 @ddt.ddt
 class HealthTestCase(HealthBase):
+
+    @ddt.data(*base.MODES)
+    def test_busy_with_long_requests(self, mode):
+        # A restart would lose them, and nobody said that they are too long.
+        made = self.cloud()
+        service = self.start(made, workers=2, mode=mode)
+        client = self.enterContext(made.client())
+        for number in (1, 2):
+            self.block(made, service, client, POOL, number)
+        self.wait_code(made, NONE_SERVES, STUCK)
+        self.stay_alive(base.SERVICE_DOWN_TIME + 20)
 
     @ddt.data(*base.MODES)
     def test_reload_and_lost_requests(self, mode):
@@ -295,6 +309,26 @@ class HealthTestCase(HealthBase):
         self.assertIn("in the way", service.log())
         self.assertLess(service.log().count('Cannot start worker'),
                         2 * (START + 15) / 10 + 4)
+        self.check_no_traceback(service.log())
+
+    @ddt.data(*base.MODES)
+    def test_queue_of_the_node_address_in_the_way(self, mode):
+        # It comes last, and no request must be taken before that.
+        private = self.enterContext(broker.PrivateBroker())
+        made = self.cloud(private_broker=private)
+        private.declare(f'scheduler.{base.NODE}')
+        service = made.scheduler(node=base.NODE, workers=2, mode=mode)
+        made.wait(lambda: 'in the way' in service.log(), 60,
+                  'a worker to fail')
+        with made.client() as client:
+            client.cast_work()
+        made.wait(lambda: private.queue('scheduler')[0] == 1, 30,
+                  'a request to wait')
+        self.stay_alive(15)
+        # It is with the broker, or with a worker that gives it back.
+        service.stop()
+        made.wait(lambda: private.queue('scheduler')[0] == 1, 30,
+                  'the request to be there')
         self.check_no_traceback(service.log())
 
     def test_wrong_configuration(self):

@@ -73,17 +73,6 @@ class BoardTestCase(test.NoDBTestCase):
                 [board.REPLYING], [board.RUNNING, board.REPLYING],
                 [board.RUNNING])])
 
-    def test_more_messages_than_threads(self):
-        # As with an oslo.messaging that is not known.
-        self.row.open()
-        tasks = [self.row.begin(b'r m i') for _thread in range(3)]
-        self.assertEqual(2, len(self.row.busy(board.RUNNING)))
-        for task in tasks:
-            self.row.count(task, failed=False)
-            self.row.end(task)
-        self.assertEqual((2, 0), self.row.counts())
-        self.assertEqual([], self.row.busy(board.RUNNING, board.REPLYING))
-
     def test_past(self):
         self.row.open()
         self.run_request(self.row)
@@ -215,3 +204,7 @@ class BoardTestCase(test.NoDBTestCase):
             self.run_request(row, 0, failed=True)
         # A failure that is as short as the last one teaches nothing.
         self.assertAlmostEqual(2, alone.took(row), 3)
+        # When all fail everywhere, callers get their errors at once.
+        self.now += board.LATELY
+        self.run_request(row, 0, failed=True)
+        self.assertEqual(0, alone.took(row))

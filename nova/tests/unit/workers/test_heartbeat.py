@@ -251,6 +251,12 @@ class WriteTestCase(HeartbeatTestCase):
             self.worker.row.pinged, self.worker.row.wrote,
             self.worker.row.written))
 
+    def due(self, *workers):
+        """Their self-pings have just run, and are to be written."""
+        for worker in workers:
+            worker.row.written = self.now - INTERVAL
+            worker.row.pinged = self.now
+
     def interval(self, *workers):
         """All self-pings of an interval run; who writes whose heartbeats."""
         wrote = {}
@@ -272,8 +278,7 @@ class WriteTestCase(HeartbeatTestCase):
                                 for row in self.board.rows))
 
     def test_ids_and_hosts_of_others(self):
-        for row in (self.other.row, self.third.row):
-            row.pinged = self.now
+        self.due(self.other, self.third)
         self.run_ping(self.worker)
         self.worker.report_state.assert_called_once_with(
             self.worker.service, [(102, HOSTS[1]), (103, HOSTS[2])])
@@ -289,7 +294,7 @@ class WriteTestCase(HeartbeatTestCase):
     def test_not_for_one_that_does_not_serve(self):
         for state in (board.STARTING, board.STOPPING):
             self.other.row.enter(state)
-            self.other.row.pinged = self.now
+            self.due(self.other)
             self.run_ping(self.worker)
             self.assertEqual([HOSTS[0]], self.written(self.worker))
 
@@ -298,9 +303,23 @@ class WriteTestCase(HeartbeatTestCase):
             self.interval(*self.workers)
         # Who has written does not run any more.
         self.assertEqual({}, self.interval(self.worker, self.other))
+        # Each for itself now, as the record of one may be locked.
+        self.assertEqual({HOSTS[0]: HOSTS[:1], HOSTS[1]: HOSTS[1:2]},
+                         self.interval(self.worker, self.other))
         for _interval in range(3):
-            self.assertEqual({HOSTS[0]: HOSTS[:2]},
+            self.assertEqual({HOSTS[1]: HOSTS[1::-1]},
                              self.interval(self.worker, self.other))
+
+    def test_record_of_one_is_locked(self):
+        for _interval in range(3):
+            self.interval(*self.workers)
+        # The third one writes for all, and waits for the lock of the first
+        # one's record. So does the first one, when it is overdue.
+        self.interval(self.worker, self.other)
+        self.worker.row.pinged = self.now + 1
+        for _interval in range(6):
+            self.assertEqual({HOSTS[1]: HOSTS[1:2]},
+                             self.interval(self.other))
 
     def test_taken_over_at_once_when_the_process_has_ended(self):
         for _interval in range(3):
@@ -310,20 +329,20 @@ class WriteTestCase(HeartbeatTestCase):
                          self.interval(self.worker, self.other))
 
     def test_database_is_away(self):
-        for row in (self.other.row, self.third.row):
-            row.pinged = self.now
+        self.due(self.other, self.third)
         self.missing = None
         self.run_ping(self.worker)
-        self.assertEqual([0] * 3, [row.written for row in self.board.rows])
+        self.assertEqual([0, 990, 990],
+                         [row.written for row in self.board.rows])
         self.assertEqual(0, self.worker.row.wrote)
-        # All are due still, whoever is the next one.
+        # The others are due still, whoever is the next one.
         self.missing = set()
+        self.worker.report_state.reset_mock()
         self.run_ping(self.other)
-        self.assertEqual([HOSTS[1], HOSTS[0], HOSTS[2]],
-                         self.written(self.other))
+        self.assertEqual([HOSTS[1], HOSTS[2]], self.written(self.other))
 
     def test_record_that_is_missing(self):
-        self.other.row.pinged = self.now
+        self.due(self.other)
         self.missing = {102}
         del self.records[HOSTS[1]]
         self.run_ping(self.worker)
@@ -352,7 +371,7 @@ class WriteTestCase(HeartbeatTestCase):
     def test_record_that_memcached_cannot_see(self):
         # It is looked at, and is there.
         self.missing = {101, 102}
-        self.other.row.pinged = self.now
+        self.due(self.other)
         self.run_ping(self.worker)
         self.service_class.assert_not_called()
         self.assertEqual(2, self.service_class.get_by_host_and_binary

@@ -61,6 +61,8 @@ class WorkerTestCase(test.NoDBTestCase):
             launcher.heartbeat, 'Heartbeat')).mock
         self.limit = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpcserver, 'ConcurrencyLimit')).mock.return_value
+        self.share = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.rpcserver, 'Share')).mock
         self.get_notifier = self.useFixture(test.fixtures.MockPatchObject(
             launcher.rpc, 'get_notifier')).mock
         self.board = board.Board(
@@ -140,10 +142,19 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertEqual(['baseapi'], [e.target.namespace for e in endpoints])
         # A worker that cannot run requests does not answer for the node.
         self.rpcserver.assert_called_once_with(
-            self.get_server.return_value, self.limit, self.board,
+            self.get_server.return_value, self.share.return_value, self.board,
             self.board.rows[1])
+        self.share.assert_called_once_with(self.limit, launcher.NODE_THREADS)
         self.rpcserver.return_value.start.assert_called_once_with(
-            override_pool_size=1)
+            override_pool_size=launcher.NODE_THREADS)
+
+    def test_no_request_before_the_node_address_is_served(self):
+        # What it had taken would be lost if that cannot be served.
+        self.rpcserver.return_value.start.side_effect = (
+            launcher.messaging.MessageDeliveryFailure('403'))
+        self.assertRaises(launcher.messaging.MessageDeliveryFailure,
+                          self.worker().start)
+        self.limit.open.assert_not_called()
 
     def test_node_address_is_answered_while_requests_run(self):
         order = []
@@ -176,7 +187,7 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.stop.assert_called_once_with()
         self.rpcserver.return_value.wait.assert_not_called()
 
-    def test_stopped_before_the_node_address_is_served(self):
+    def test_stopped_while_it_starts(self):
         worker = self.worker()
         self.limit.open.side_effect = lambda size: worker.stop()
         worker.start()
@@ -304,8 +315,9 @@ class LaunchTestCase(test.NoDBTestCase):
         for worker in workers:
             self.assertEqual([other.watched.row for other in workers],
                              worker.board.rows)
-        # One thread more for the node address.
-        self.assertEqual(6, len(workers[0].watched.row.tasks))
+        # Some threads more for the node address.
+        self.assertEqual(5 + launcher.NODE_THREADS,
+                         len(workers[0].watched.row.tasks))
         self.freeze.assert_called_once_with()
         self.start.assert_called_once_with()
         self.health.return_value.start.assert_called_once_with()
@@ -320,11 +332,14 @@ class LaunchTestCase(test.NoDBTestCase):
     @mock.patch('oslo_service.service.ProcessLauncher')
     def test_launch_with_a_timeout(self, process_launcher, supervisor):
         self.flags(worker_timeout=60, group='scheduler')
-        launcher.launch(mock.Mock(host='n', topic='scheduler'), 2)
+        launcher.launch(mock.Mock(host='n', topic='scheduler',
+                                  binary='nova-scheduler'), 2)
         _board, timeout, attempt = supervisor.call_args.args
         self.assertEqual(60, timeout)
-        self.assertEqual((launcher.trial.attempt, ('scheduler',)),
-                         (attempt.func, attempt.args))
+        self.assertEqual(
+            (launcher.trial.attempt,
+             ('scheduler', 'nova-scheduler', ['n-worker-1', 'n-worker-2'])),
+            (attempt.func, attempt.args))
 
     @mock.patch.object(service.service, 'launch')
     def test_serve(self, stock_launch):

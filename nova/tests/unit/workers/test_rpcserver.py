@@ -72,6 +72,25 @@ class ConcurrencyLimitTestCase(test.NoDBTestCase):
         waiter.join(10)
         self.assertFalse(waiter.is_alive())
 
+    def test_share(self):
+        self.limit.open(3)
+        share = rpcserver.Share(self.limit, 2)
+        self.assertEqual([True, True, False], [
+            share.acquire(timeout=0.01) for _message in range(3)])
+        # The rest is left to others.
+        self.assertTrue(self.limit.acquire(0.01))
+        self.assertTrue(self.limit.full)
+        share.release()
+        self.assertTrue(share.acquire(timeout=0.01))
+
+    def test_share_of_a_limit_that_is_full(self):
+        self.limit.open(1)
+        self.limit.acquire()
+        share = rpcserver.Share(self.limit, 1)
+        self.assertFalse(share.acquire(timeout=0.01))
+        self.limit.release()
+        self.assertTrue(share.acquire(timeout=0.01))
+
 
 class RPCServerTestCase(test.NoDBTestCase):
     """oslo.messaging's own server with what a worker adds to it."""

@@ -11,6 +11,7 @@
 # under the License.
 
 import ctypes
+import logging
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ from unittest import mock
 
 import ddt
 from oslo_config import cfg
+from oslo_utils import eventletutils
+from oslo_utils import importutils
 
 from nova import test
 from nova.workers import board
@@ -44,7 +47,7 @@ class SupervisorTestCase(test.NoDBTestCase):
             clock.monotonic.side_effect = lambda: self.now
         conf = mock.Mock(
             report_interval=INTERVAL, service_down_time=60,
-            graceful_shutdown_timeout=180, oslo_messaging_rabbit={
+            long_rpc_timeout=1800, graceful_shutdown_timeout=180, oslo_messaging_rabbit={
                 'rabbit_interval_max': RECONNECT,
                 'heartbeat_timeout_threshold': NOTICE // 2})
         for module in (heartbeat, supervisor):
@@ -72,8 +75,9 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.board = board.Board(hosts, threads=3)
         self.supervisor = supervisor.Supervisor(
             self.board, timeout, mock.sentinel.attempt)
-        # These begin no messages.
+        # These begin no messages, and none of them runs any code.
         self.silent = set()
+        self.frozen = False
         for number, row in enumerate(self.board.rows, 1):
             self.serve(row, number)
             row.record = number + 100
@@ -106,7 +110,8 @@ class SupervisorTestCase(test.NoDBTestCase):
         for _look in range(int(seconds / supervisor.INTERVAL)):
             self.now += supervisor.INTERVAL
             for row in self.board.rows:
-                row.ticked = self.now
+                if not self.frozen:
+                    row.ticked = self.now
                 if self.now % INTERVAL == 0 and row.host not in self.silent:
                     row.end(row.begin(b''))
             self.supervisor.look(self.now)
@@ -155,9 +160,12 @@ class AllowanceTestCase(SupervisorTestCase):
         # The callers may be gone, and oslo.messaging has to notice.
         self.row.ticked = self.now
         for request in (b'r m i', b''):
-            for task in self.fill(self.row, request):
+            tasks = self.fill(self.row, request)
+            for task in tasks:
                 task.stage = board.REPLYING
             self.assertAllowance(NOTICE)
+            for task in tasks:
+                self.row.end(task)
 
     def test_replaced_often(self):
         for factor in (1, 1, 2, 4, 8, 8):
@@ -234,8 +242,7 @@ class ReplaceTestCase(SupervisorTestCase):
         self.look(TIMEOUT)
         self.trials.assert_not_called()
         self.look(1)
-        # With the record that is the least likely to be gone.
-        self.trials.assert_called_once_with(mock.sentinel.attempt, 103)
+        self.trials.assert_called_once_with(mock.sentinel.attempt)
         self.assertEqual([(1, supervisor.DUMP_SIGNAL)], self.signals)
         # It writes its stacks.
         self.look(supervisor.DUMP_TIME)
@@ -298,7 +305,7 @@ class ReplaceTestCase(SupervisorTestCase):
         # One after the other. A new one that serves is no excuse for those
         # that hang.
         for pid in (1, 2, 3):
-            self.look(INTERVAL + 2 * TIMEOUT)
+            self.look(INTERVAL + TIMEOUT)
             self.assertEqual(pid, self.board.rows.index(
                 self.supervisor._replacing.row) + 1)
             self.silent.discard(HOSTS[pid - 1])
@@ -349,7 +356,7 @@ class ReplaceTestCase(SupervisorTestCase):
             self.fill(row)
             self.look(1)
         # Who is stuck for longer comes first, and has not started again.
-        self.look(600)
+        self.look(TIMEOUT + 20)
         self.assertEqual([1, 1], [pid for pid, _signum in self.signals])
         self.row.open()
         self.row.pid = 4
@@ -359,6 +366,13 @@ class ReplaceTestCase(SupervisorTestCase):
         self.row.enter(board.SERVING)
         self.silent.discard(self.row.host)
         self.look(5)
+        self.assertEqual([1, 1, 2, 2], [pid for pid, _signum in self.signals])
+
+    def test_one_that_cannot_start_holds_up_no_other(self):
+        for row in self.board.rows[:2]:
+            self.fill(row)
+            self.look(1)
+        self.look(2 * TIMEOUT + supervisor.START_TIME + 10)
         self.assertEqual([1, 1, 2, 2], [pid for pid, _signum in self.signals])
 
     def test_new_one_is_stuck_as_well(self):
@@ -676,9 +690,10 @@ class TellTestCase(SupervisorTestCase):
 
     def test_failing(self):
         for _request in range(20):
-            self.row.count(self.row.begin(b'r m i'), failed=True)
-            other = self.board.rows[1]
-            other.count(other.begin(b'r m i'), failed=False)
+            for row, failed in zip(self.board.rows, (True, False)):
+                task = row.begin(b'r m i')
+                row.count(task, failed)
+                row.end(task)
             self.look(1)
         self.assertEqual([], self.signals)
 
@@ -692,8 +707,18 @@ class HopelessTestCase(SupervisorTestCase):
         self.supervisor.asked = True
 
     def all_stuck(self):
+        # Their processes are stopped.
+        self.silent.update(HOSTS)
+        self.frozen = True
+
+    def test_busy_with_long_requests(self):
+        # A restart would lose them.
         for row in self.board.rows:
             self.fill(row)
+        self.look(1790)
+        self.assertFalse(self.supervisor.failing)
+        self.look(20)
+        self.assertTrue(self.supervisor.failing)
 
     def test_nobody_asks(self):
         self.supervisor.asked = False
@@ -717,7 +742,7 @@ class HopelessTestCase(SupervisorTestCase):
         self.assertTrue(self.supervisor.failing)
         # Asked again from time to time, as an outage may begin.
         self.look(50)
-        self.trials.assert_called_once_with(mock.sentinel.attempt, 103)
+        self.trials.assert_called_once_with(mock.sentinel.attempt)
         self.look(600)
         self.assertTrue(self.supervisor.failing)
         self.outage = 'broker gone'
@@ -727,8 +752,8 @@ class HopelessTestCase(SupervisorTestCase):
 
     def test_one_gets_on_again(self):
         self.all_stuck()
-        self.look(62)
-        self.row.end(self.row.tasks[2])
+        self.look(72)
+        self.assertTrue(self.supervisor.failing)
         self.row.begin(b'')
         self.look(0.5)
         self.assertFalse(self.supervisor.failing)
@@ -813,13 +838,24 @@ class HopelessTestCase(SupervisorTestCase):
 
 class ThreadTestCase(SupervisorTestCase):
 
+    def test_each_process_has_locks_of_its_own_for_the_log(self):
+        handler = mock.Mock()
+        with mock.patch.object(
+                supervisor.logging, 'getLogger') as get_logger:
+            get_logger.return_value.logger.handlers = [handler]
+            supervisor._make_log_locks()
+        handler.createLock.assert_called_once_with()
+
     def test_nobody_is_forked_while_it_logs(self):
         # The child would find the locks of the log held, for ever.
         with mock.patch.object(
                 supervisor.os, 'register_at_fork') as register:
             with mock.patch.object(supervisor.threading, 'Thread'):
                 self.supervisor.start()
-        hooks = register.call_args.kwargs
+        hooks = register.call_args_list[0].kwargs
+        self.assertEqual(
+            [mock.call(after_in_child=supervisor._make_log_locks)],
+            register.call_args_list[1:])
         hooks['before']()
         ended = threading.Event()
 
@@ -922,6 +958,33 @@ class ProcessTestCase(test.NoDBTestCase):
             self.look_until(lambda: self.stdlog.logger.output.count(
                 ' in start_worker') == number)
         self.assertTrue(supervisor.is_child(self.pid))
+
+    def test_log_of_one_that_is_killed_while_it_writes(self):
+        if eventletutils.is_monkey_patched('thread'):
+            # As in a service of that mode.
+            self.useFixture(test.fixtures.MonkeyPatch(
+                'logging.Handler.createLock', importutils.import_module(
+                    'oslo_log.pipe_mutex').pipe_createLock))
+        handler = logging.NullHandler()
+        logging.Handler.createLock(handler)
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'logging.root.handlers', [handler]))
+
+        def write():
+            supervisor._make_log_locks()
+            handler.acquire()
+            os.write(self.writer, b'x')
+            signal.pause()
+
+        reader, self.writer = os.pipe()
+        self.start_worker(write)
+        os.read(reader, 1)
+        self.end()
+        # All others would wait for ever.
+        self.assertTrue(handler.lock.acquire(blocking=False))
+        handler.release()
+        for fd in (reader, self.writer):
+            os.close(fd)
 
     def test_one_that_has_ended_is_no_child(self):
         self.start_worker(signal.pause)

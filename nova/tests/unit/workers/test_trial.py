@@ -11,6 +11,7 @@
 # under the License.
 
 import errno
+import functools
 import os
 import signal
 import time
@@ -34,6 +35,16 @@ def _fail(*args):
     raise ValueError(*args)
 
 
+class UntoldError(Exception):
+
+    def __str__(self):
+        raise ValueError('no text')
+
+
+def _fail_untold():
+    raise UntoldError()
+
+
 def _hang():
     time.sleep(600)
 
@@ -43,7 +54,7 @@ class TrialTestCase(test.NoDBTestCase):
     """Each with a real process."""
 
     def start(self, function, *args):
-        self.trial = trial.Trial(function, *args)
+        self.trial = trial.Trial(functools.partial(function, *args))
         self.pid = self.trial._pid
 
     def error(self):
@@ -60,11 +71,17 @@ class TrialTestCase(test.NoDBTestCase):
 
     @ddt.data((('refused\nby the broker',), 'refused'),
               ((), 'ValueError()'),
-              (('x' * 5000,), 'x' * 4096))
+              (('x' * 5000,), 'x' * 4096),
+              (('a\udc80b',), 'a?b'))
     @ddt.unpack
     def test_failure(self, args, error):
         self.start(_fail, *args)
         self.assertEqual(error, self.error())
+
+    def test_error_that_cannot_be_told(self):
+        # It must not go on as a second parent.
+        self.start(_fail_untold)
+        self.assertEqual('no answer in 15 seconds', self.error())
 
     def test_exit(self):
         # It is not the process of the service that ends.
@@ -148,7 +165,8 @@ class AttemptTestCase(test.TestCase):
             'nova.objects.CellMappingList.get_all')).mock
 
     def attempt(self):
-        trial.attempt('scheduler', self.record.id)
+        trial.attempt('scheduler', 'nova-scheduler',
+                      ['n-worker-1', 'n-worker-2'])
 
     def found(self):
         return objects.Service.get_by_id(self.context, self.record.id)
@@ -170,6 +188,16 @@ class AttemptTestCase(test.TestCase):
         self.flags(connection=None, group='api_database')
         self.attempt()
         self.cells.assert_not_called()
+
+    def test_all_records(self):
+        # Somebody may have locked one of them.
+        second = objects.Service(
+            self.context, host='n-worker-2', binary='nova-scheduler',
+            topic='scheduler')
+        second.create()
+        self.attempt()
+        second = objects.Service.get_by_id(self.context, second.id)
+        self.assertIsNotNone(second.updated_at)
 
     def test_record_that_is_deleted(self):
         self.record.destroy()
@@ -204,7 +232,8 @@ class TakeMessageTestCase(test.NoDBTestCase):
         CONF.register_opts(
             dict(messaging_opts.list_opts())['oslo_messaging_rabbit'],
             'oslo_messaging_rabbit')
-        tried = trial.Trial(trial._take_message, 'scheduler')
+        tried = trial.Trial(
+            functools.partial(trial._take_message, 'scheduler'))
         os.waitid(os.P_PID, tried._pid, os.WEXITED | os.WNOWAIT)
         self.assertTrue(tried.ended)
         self.assertIsNone(tried.error)
