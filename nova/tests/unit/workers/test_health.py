@@ -302,6 +302,15 @@ class ServeTestCase(HealthBase):
         self.start()
         self.assertEqual(200, self.get('/health')[0])
 
+    def test_left_by_one_that_was_killed(self):
+        # In a container the process has the same id each time.
+        left = f'{self.path}.{os.getpid()}'
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(left)
+        self.start()
+        self.assertEqual(200, self.get('/health')[0])
+        self.assertFalse(os.path.exists(left))
+
     def test_in_use(self):
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, 'INTERVAL', 0.01))
@@ -381,6 +390,11 @@ class ServeTestCase(HealthBase):
         with mock.patch.object(self.health, 'metrics', return_value=(
                 'x' * 5000000)):
             self.assertEqual(5000000, len(self.get('/metrics')[2]))
+
+    def test_host_in_other_letters(self):
+        self.start()
+        with mock.patch.object(self.health, 'metrics', return_value='\xfc'):
+            self.assertEqual('\xfc'.encode(), self.get('/metrics')[2])
 
     def test_error_does_not_end_it(self):
         self.useFixture(test.fixtures.MockPatchObject(

@@ -408,6 +408,16 @@ class ReplaceTestCase(SupervisorTestCase):
         self.assertEqual(1, self.logged('lost: r m i'))
         self.trials.assert_not_called()
 
+    def test_pid_is_used_again(self):
+        self.row.enter(board.STOPPING)
+        self.look(5)
+        self.children.discard(1)
+        self.row.clear()
+        self.look(60)
+        self.serve(self.row, 1)
+        self.look(300)
+        self.assertEqual([], self.signals)
+
     def test_full_and_does_not_stop(self):
         self.fill(self.row)
         self.row.enter(board.STOPPING)
@@ -957,6 +967,8 @@ class ProcessTestCase(test.NoDBTestCase):
             self.supervisor._dump(self.watched, time.monotonic())
             self.look_until(lambda: self.stdlog.logger.output.count(
                 ' in start_worker') == number)
+            # It is memory of the machine's.
+            self.assertEqual(0, os.fstat(self.watched._output).st_size)
         self.assertTrue(supervisor.is_child(self.pid))
 
     def test_log_of_one_that_is_killed_while_it_writes(self):
