@@ -130,7 +130,7 @@ def sizes_of_connections(results, counts):
             for name in points[0][1]}
 
 
-def identities(args, results):
+def measure_identities(args, results):
     """Queues, list and ping, with each number of identities.
 
     :returns: list of dicts, and the limits of the broker
@@ -276,7 +276,7 @@ def main(args, results):
     database.MariaDB().check()
     real = held_by_real(args, results, sizes.real)
     connection = sizes_of_connections(results, sizes.connections)
-    found, limits = identities(args, results)
+    found, limits = measure_identities(args, results)
     results.save()
     election, updates = rounds(args, results)
     results.lines(
