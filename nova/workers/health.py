@@ -225,12 +225,12 @@ class Health:
             body = jsonutils.dumps(self.workers())
         elif path == b'/metrics':
             code, body = 200, self.metrics()
-        body = body.encode()
+        data = body.encode()
         head = (f'HTTP/1.1 {code} {http.client.responses[code]}\r\n'
                 f'Content-Type: {kind}\r\n'
-                f'Content-Length: {len(body)}\r\nCache-Control: no-cache\r\n'
+                f'Content-Length: {len(data)}\r\nCache-Control: no-cache\r\n'
                 'Connection: close\r\n\r\n').encode()
-        answer = head if method == b'HEAD' else head + body
+        answer = head if method == b'HEAD' else head + data
         if method == b'GET' and code != 404:
             self._answers[path] = answer
         return answer

@@ -89,9 +89,10 @@ def _settings():
     timeout, longest = CONF.conductor.worker_timeout, CONF.long_rpc_timeout
     if 0 < timeout < longest:
         yield _('[conductor] worker_timeout (%(timeout)d) is less than '
-                '[DEFAULT] long_rpc_timeout (%(longest)d): when all threads of '
-                'a worker wait for other services, it is replaced before they '
-                'have answered.') % {'timeout': timeout, 'longest': longest}
+                '[DEFAULT] long_rpc_timeout (%(longest)d): when all threads '
+                'of a worker wait for other services, it is replaced before '
+                'they have answered.') % {
+                    'timeout': timeout, 'longest': longest}
 
 
 def _error_of_this_node(topic):

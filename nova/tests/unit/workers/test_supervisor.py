@@ -47,7 +47,8 @@ class SupervisorTestCase(test.NoDBTestCase):
             clock.monotonic.side_effect = lambda: self.now
         conf = mock.Mock(
             report_interval=INTERVAL, service_down_time=60,
-            long_rpc_timeout=1800, graceful_shutdown_timeout=180, oslo_messaging_rabbit={
+            long_rpc_timeout=1800, graceful_shutdown_timeout=180,
+            oslo_messaging_rabbit={
                 'rabbit_interval_max': RECONNECT,
                 'heartbeat_timeout_threshold': NOTICE // 2})
         for module in (heartbeat, supervisor):
