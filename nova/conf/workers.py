@@ -35,8 +35,8 @@ With ``true``, worker n has the host ``<[DEFAULT] host>-worker-<n>``: an RPC
 server, a queue and a record in the list of services with that name.
 
 With ``false``, all workers share ``[DEFAULT] host``, as they did before the
-option was there, and no other option for workers has an effect. The records of
-the workers stay in the list of services as down until they are deleted.
+option was there. The records of the workers stay in the list of services as
+down until they are deleted.
 
 Related options:
 

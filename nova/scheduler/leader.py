@@ -17,6 +17,7 @@ import threading
 import time
 
 from oslo_log import log as logging
+from oslo_service import periodic_task
 
 import nova.conf
 from nova import objects
@@ -25,30 +26,31 @@ CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 
-def elect(context, servicegroup_api):
+def elect(context, host, servicegroup_api):
     """Elect the leader and its deputy among the schedulers that are up.
 
     All schedulers look at the same records and the same clock, so all elect
     the same two without talking to each other. The leader is the first one.
     A leader that hangs or fails in the discovery is up all the same, and the
     records do not tell, so somebody else discovers hosts as well: the deputy,
-    which is another scheduler in each interval.
+    which is another one of the other schedulers in each interval.
 
     :param context: a nova.context.RequestContext
+    :param host: the host of the scheduler that asks. It is there even if its
+        record is down, as those of all are after a restart of the cloud.
     :param servicegroup_api: the nova.servicegroup.API that tells who is up
-    :returns: the host of the leader and that of the deputy, which may be the
-        same; None for both if there are no records
+    :returns: the host of the leader and that of the deputy, which is the
+        leader if there is no other
     """
-    records = objects.ServiceList.get_by_binary(context, 'nova-scheduler')
-    up = [record for record in records
-          if servicegroup_api.service_is_up(record)]
-    # For some seconds after a restart of the whole cloud, none is up.
-    hosts = sorted(record.host for record in up or records)
-    if not hosts:
-        return None, None
-    interval = max(1, CONF.scheduler.discover_hosts_in_cells_interval)
-    turn = int(time.time() / interval) % len(hosts)
-    return hosts[0], hosts[turn]
+    hosts = sorted({host}.union(
+        record.host for record in
+        objects.ServiceList.get_by_binary(context, 'nova-scheduler')
+        if servicegroup_api.service_is_up(record)))
+    others = hosts[1:] or hosts
+    # With 0 oslo.service runs the task at its own interval.
+    interval = (CONF.scheduler.discover_hosts_in_cells_interval or
+                periodic_task.DEFAULT_INTERVAL)
+    return hosts[0], others[int(time.time() / interval) % len(others)]
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def watch(host):
     """
     timer = threading.Timer(CONF.service_down_time, LOG.warning, [
         'The discovery of hosts on %(host)s has not ended after %(seconds)d '
-        'seconds. Until it does, only the other schedulers discover hosts.',
+        'seconds. Until it does, none but other schedulers discover hosts.',
         {'host': host, 'seconds': CONF.service_down_time}])
     timer.daemon = True
     timer.start()

@@ -46,8 +46,10 @@ def at_first_use(manager):
 
     :param manager: the nova.scheduler.manager.SchedulerManager
     """
-    manager.host_manager = _Stale(
-        manager.host_manager, _READ + _INSTANCES_ARE_GOOD)
+    latest = manager.host_manager
+    if isinstance(latest, _Stale):
+        latest = latest.latest
+    manager.host_manager = _Stale(latest, _READ + _INSTANCES_ARE_GOOD)
 
 
 def mark_stale(manager):
@@ -76,7 +78,9 @@ class _Stale:
         self.latest = latest
         self._instances_until = instances_until
         self._stale = True
+        # Of who reads, and of who puts it into its place.
         self._lock = threading.Lock()
+        self._place = threading.Lock()
 
     def __getattr__(self, name):
         if self._stale:
@@ -101,7 +105,8 @@ class _Stale:
             # Those of a host are read when they are needed or its compute
             # casts.
             fresh._instance_info = {}
-        # Casts have been applied since another one has read it.
-        if self._stale:
-            self.latest = fresh
-            self._stale = False
+        with self._place:
+            # Casts have been applied since another one has read it.
+            if self._stale:
+                self.latest = fresh
+                self._stale = False

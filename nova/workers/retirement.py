@@ -17,6 +17,8 @@ its workers got worker hosts, and after a scale-down the records of the workers
 with the highest numbers. They would stay in the service list as down.
 """
 
+import contextlib
+
 from oslo_log import log as logging
 from oslo_service import loopingcall
 
@@ -111,8 +113,13 @@ class Retirement:
     def _is_node(self, ctxt, record):
         """Whether other services show that the host of a record is a node's.
 
-        Those without worker hosts have it, or others have a worker there.
+        Those without worker hosts have it, or others have a worker there, or
+        there is a compute in some cell.
         """
+        if CONF.api_database.connection:
+            with contextlib.suppress(exception.HostMappingNotFound):
+                objects.HostMapping.get_by_host(ctxt, record.host)
+                return True
         get_by_host = objects.ServiceList.get_by_host
         return any(
             other.binary not in identity.TOPICS for other in

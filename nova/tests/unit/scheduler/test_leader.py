@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import threading
 from unittest import mock
 
 from nova import context
@@ -42,7 +43,7 @@ class ElectTestCase(test.NoDBTestCase):
             objects.Service(host=host) for host in hosts]
 
     def _elect(self):
-        return leader.elect(self.context, self.servicegroup_api)
+        return leader.elect(self.context, 'b', self.servicegroup_api)
 
     def _intervals(self, number):
         """Those elected in as many intervals, one after the other."""
@@ -57,32 +58,87 @@ class ElectTestCase(test.NoDBTestCase):
         self.assertEqual({'a'}, {host for host, _ in self._intervals(10)})
         self.records.assert_called_with(self.context, 'nova-scheduler')
 
-    def test_each_is_deputy_for_an_interval(self):
+    def test_each_other_one_is_deputy_for_an_interval(self):
         self._services('b', 'a', 'c')
-        self.assertEqual(['a', 'b', 'c'] * 3,
-                         [host for _, host in self._intervals(9)])
+        self.assertEqual(['b', 'c'] * 3,
+                         [host for _, host in self._intervals(6)])
+
+    def test_one_other_is_always_deputy(self):
+        self._services('b', 'a')
+        self.assertEqual([('a', 'b')] * 3, self._intervals(3))
 
     def test_same_for_the_whole_interval(self):
-        self._services('a', 'b')
-        for now, deputy in ((0, 'a'), (299, 'a'), (300, 'b'), (599.9, 'b')):
+        self._services('a', 'b', 'c')
+        for now, deputy in ((0, 'b'), (299, 'b'), (300, 'c'), (599.9, 'c')):
             self.now.return_value = now
             self.assertEqual(('a', deputy), self._elect())
 
     def test_down(self):
         self._services('a', 'b', 'c')
         self.down.add('a')
-        self.assertEqual([('b', 'b'), ('b', 'c')] * 2, self._intervals(4))
+        self.assertEqual([('b', 'c')] * 2, self._intervals(2))
 
     def test_all_down(self):
+        # One of them may be gone for good.
         self._services('b', 'a')
         self.down.update('ab')
-        self.assertEqual([('a', 'a'), ('a', 'b')], self._intervals(2))
+        self.assertEqual(('b', 'b'), self._elect())
 
     def test_no_records(self):
-        self.assertEqual((None, None), self._elect())
+        self.assertEqual(('b', 'b'), self._elect())
 
-    def test_no_interval(self):
-        # The task does not run then, but for tests.
-        self.flags(discover_hosts_in_cells_interval=-1, group='scheduler')
-        self._services('a', 'b')
-        self.assertEqual(('a', 'a'), self._elect())
+    def test_interval_of_oslo_service(self):
+        self.flags(discover_hosts_in_cells_interval=0, group='scheduler')
+        self._services('a', 'b', 'c')
+        for now, deputy in ((0, 'b'), (59, 'b'), (60, 'c'), (119, 'c')):
+            self.now.return_value = now
+            self.assertEqual(('a', deputy), self._elect())
+
+
+class WatchTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.warned = threading.Event()
+        self.useFixture(test.fixtures.MockPatchObject(
+            leader.LOG, 'warning', side_effect=self._warn))
+        self.timers = []
+        timer = threading.Timer
+        self.useFixture(test.fixtures.MockPatchObject(
+            threading, 'Timer', side_effect=lambda *args: (
+                self.timers.append(timer(*args)) or self.timers[0])))
+
+    def _warn(self, message, values):
+        self.message = message % values
+        self.warned.set()
+
+    def test_hangs(self):
+        self.flags(service_down_time=0)
+        with leader.watch('a'):
+            self.assertTrue(self.warned.wait(10))
+        self.assertIn('The discovery of hosts on a has not ended after 0 '
+                      'seconds', self.message)
+
+    def assertEnded(self):
+        timer, = self.timers
+        timer.join(10)
+        self.assertFalse(timer.is_alive())
+        self.assertFalse(self.warned.is_set())
+
+    def test_ends(self):
+        self.flags(service_down_time=3600)
+        with leader.watch('a'):
+            self.assertTrue(self.timers[0].is_alive())
+            # It must not keep a process that stops.
+            self.assertTrue(self.timers[0].daemon)
+        self.assertEnded()
+
+    def test_fails(self):
+        self.flags(service_down_time=3600)
+
+        def fail():
+            with leader.watch('a'):
+                raise test.TestingException
+
+        self.assertRaises(test.TestingException, fail)
+        self.assertEnded()

@@ -42,6 +42,11 @@ class RetirementTestCase(test.NoDBTestCase):
                 r for r in self.records if r.host == host]))
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.objects.Service.destroy', self._destroy))
+        self.mapped = set()
+        self.flags(connection='sqlite://', group='api_database')
+        self.useFixture(test.fixtures.MockPatch(
+            'nova.objects.HostMapping.get_by_host',
+            side_effect=self._get_mapping))
         api = self.useFixture(test.fixtures.MockPatchObject(
             retirement.servicegroup, 'API')).mock
         api.return_value.service_is_up.side_effect = (
@@ -50,6 +55,10 @@ class RetirementTestCase(test.NoDBTestCase):
     def _get_by_binary(self, ctxt, binary, include_disabled):
         self.assertTrue(include_disabled)
         return [self.own] + [r for r in self.records if r.binary == binary]
+
+    def _get_mapping(self, ctxt, host):
+        if host not in self.mapped:
+            raise exception.HostMappingNotFound(name=host)
 
     def _destroy(self, record):
         if record not in self.records:
@@ -117,6 +126,21 @@ class RetirementTestCase(test.NoDBTestCase):
         self.assertEqual(['x'], retired.retire(self.context))
         self.assertEqual([], self.destroyed)
         self.assertEqual([], retired.retire(self.context))
+        self.assertEqual(['n-worker-3'], self.destroyed)
+
+    def test_compute_of_another_cell(self):
+        # Its node has no other service in the database of this one.
+        self.record('n-worker-3')
+        self.mapped.add('n-worker-3')
+        self.assertEqual([], self.retire())
+        self.assertEqual([], self.destroyed)
+
+    def test_no_api_database(self):
+        # As of the conductor of a cell.
+        self.flags(connection=None, group='api_database')
+        self.mapped.add('n-worker-3')
+        self.record('n-worker-3')
+        self.assertEqual([], self.retire())
         self.assertEqual(['n-worker-3'], self.destroyed)
 
     def test_forced_down_is_not_down(self):
