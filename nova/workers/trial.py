@@ -172,7 +172,8 @@ def _take_message(topic):
         # process that the workers have.
         CONF.set_override('use_queue_manager', False, 'oslo_messaging_rabbit')
     rpc.TRANSPORT = rpc.create_transport(rpc.get_transport_url())
-    target = messaging.Target(topic=f'{topic}.trial', server=CONF.host)
+    # No alert or clean-up takes its queues for those of a worker.
+    target = messaging.Target(topic=f'{topic}-trial', server=CONF.host)
     endpoint = _Endpoint()
     server = rpc.get_server(target, [endpoint])
     server.start()

@@ -35,9 +35,9 @@ import run  # noqa: E402
 NO_BLUEPRINT = ('16-scheduler-workers-option',)
 SPECS = ROOT / 'specs' / '2027.1' / 'approved'
 # Of code. Reviewers are promised no more.
-MOST_EDITED_LINES = 240
+MOST_EDITED_LINES = 250
 MOST_PATCHES = 29
-MOST_PATCH_LINES = 1170
+MOST_PATCH_LINES = 1210
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',
         'critical', 'security', 'fixes', 'other'}
