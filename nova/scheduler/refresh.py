@@ -46,10 +46,8 @@ def at_first_use(manager):
 
     :param manager: the nova.scheduler.manager.SchedulerManager
     """
-    latest = manager.host_manager
-    if isinstance(latest, _Stale):
-        latest = latest.latest
-    manager.host_manager = _Stale(latest, _READ + _INSTANCES_ARE_GOOD)
+    manager.host_manager = _Stale(
+        manager.host_manager, _READ + _INSTANCES_ARE_GOOD)
 
 
 def mark_stale(manager):

@@ -94,11 +94,9 @@ def check(topic: str, node: str) -> None:
 
     :param topic: the RPC topic of the service
     :param node: the value of ``[DEFAULT] host``
-    :raises: ValueError, with one line for the operator, if the node has no
-        name or one so long that the name of a queue does not fit into AMQP
+    :raises: ValueError, with one line for the operator, if the name is
+        so long that the name of a queue does not fit into AMQP
     """
-    if not node.strip():
-        raise ValueError('[DEFAULT] host is empty, but has to name this node')
     # The longest name is that of the fanout queue of the node address: what
     # oslo.messaging appends to it is longer than '-worker-' and any number.
     # As a worker's queue fits, its host fits into services.host (255) too.

@@ -102,12 +102,6 @@ class RefreshTestCase(RefreshBase):
     def test_not_used(self):
         self.assert_read(0)
 
-    def test_twice(self):
-        with mock.patch.object(refresh, '_READ', time.monotonic()):
-            refresh.at_first_use(self.manager)
-        self.store(2, 'a')
-        self.assertEqual([1, 2], self.known())
-
     def test_at_first_use(self):
         self.store(2, 'a')
         del self.stored[1]

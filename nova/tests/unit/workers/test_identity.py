@@ -41,11 +41,6 @@ class IdentityTestCase(test.NoDBTestCase):
         self.assertEqual('scheduler.scheduler-node-1',
                          identity.node_topic('scheduler', 'scheduler-node-1'))
 
-    @ddt.data('', ' ', '\t')
-    def test_check_empty(self, node):
-        exc = self.assertRaises(ValueError, identity.check, 'scheduler', node)
-        self.assertIn('[DEFAULT] host is empty', str(exc))
-
     @ddt.data('n', '\u00e9')
     def test_check_counts_bytes(self, letter):
         size = len(letter.encode())
