@@ -88,9 +88,9 @@ def _prepare():
             logging.getLogger(name).logger.setLevel(logging.CRITICAL)
     rabbit = 'oslo_messaging_rabbit'
     with contextlib.suppress(cfg.NoSuchOptError, cfg.NoSuchGroupError):
-        # A process of some seconds needs no heartbeats of its connections, and
-        # with them it takes oslo.messaging longer to close the last one.
-        CONF.set_override('heartbeat_timeout_threshold', 0, rabbit)
+        # It is the timeout of each socket, too, and somebody waits for the
+        # command, also when the broker has gone before its connection closes.
+        CONF.set_override('heartbeat_timeout_threshold', 10, rabbit)
         if CONF[rabbit].use_queue_manager:
             # It would give the name of one queue for replies to each command
             # that runs at a time, and each would get the answers of others.
@@ -127,16 +127,22 @@ def _node(node):
     return node
 
 
-def _number(kind, least, what):
+# Seconds. RabbitMQ takes no message that is to live for more than 49 days.
+LONGEST = 86400
+
+
+def _number(kind, least, what, most=float('inf')):
     """A type of numbers for argparse.
 
     :param kind: int or float
     :param least: the least one that is valid, or 0 for any more than 0
+    :param what: what is valid
+    :param most: the greatest one that is valid
     """
     def parse(text):
         with contextlib.suppress(ValueError):
             number = kind(text)
-            if least <= number < float('inf') and (
+            if least <= number <= most and (
                     number or kind is not float):
                 return number
         raise argparse.ArgumentTypeError(_('%(text)s is not %(what)s') % {
@@ -157,7 +163,8 @@ _NODE = functools.partial(
     args, '--node', metavar='<node>', nargs='?', const=THIS_NODE)
 _TIMEOUT = functools.partial(
     args, '--timeout', metavar='<seconds>', dest='timeout',
-    type=_number(float, 0, 'a number of seconds more than 0'),
+    type=_number(float, 0, 'a number of seconds, more than 0 and at most '
+                 f'{LONGEST}', LONGEST),
     help=_('How long to wait for an answer. (default: %d)') % TIMEOUT)
 
 

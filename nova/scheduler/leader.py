@@ -36,16 +36,15 @@ def elect(context, host, servicegroup_api):
     which is another one of the other schedulers in each interval.
 
     :param context: a nova.context.RequestContext
-    :param host: the host of the scheduler that asks. It is there even if its
-        record is down, as those of all are after a restart of the cloud.
+    :param host: the host of the scheduler that asks, which leads if none is
+        up, as after a restart of the whole cloud
     :param servicegroup_api: the nova.servicegroup.API that tells who is up
     :returns: the host of the leader and that of the deputy, which is the
         leader if there is no other
     """
-    hosts = sorted({host}.union(
-        record.host for record in
-        objects.ServiceList.get_by_binary(context, 'nova-scheduler')
-        if servicegroup_api.service_is_up(record)))
+    records = objects.ServiceList.get_by_binary(context, 'nova-scheduler')
+    hosts = sorted(record.host for record in records
+                   if servicegroup_api.service_is_up(record)) or [host]
     others = hosts[1:] or hosts
     # With 0 oslo.service runs the task at its own interval.
     interval = (CONF.scheduler.discover_hosts_in_cells_interval or

@@ -44,9 +44,11 @@ def limit_listener(server, limit, on_reconnect):
         listener = getattr(adapter, '_poll_style_listener', None)
         if hasattr(getattr(listener, 'conn', None), '_consumers'):
             _Deliveries(listener, limit, on_reconnect)
-            process = server._process_incoming
+            process, submit = server._process_incoming, server._on_incoming
             server._process_incoming = lambda incoming: _release_after(
                 limit, process, incoming)
+            server._on_incoming = lambda incoming: _release_without_thread(
+                limit, submit, incoming)
         else:
             LOG.warning('This oslo.messaging, or its driver, is not known to '
                         'nova: a worker that is blocked goes on taking '
@@ -61,6 +63,14 @@ def _release_after(limit, process, incoming):
         process(incoming)
     finally:
         limit.release()
+
+
+def _release_without_thread(limit, submit, incoming):
+    try:
+        submit(incoming)
+    except BaseException:
+        limit.release()
+        raise
 
 
 class _Deliveries:
@@ -91,6 +101,9 @@ class _Deliveries:
             # A channel that the broker has closed starts without a prefetch,
             # and what came by the old one is delivered to others by now.
             conn._set_qos(conn.channel)
+            # py-amqp may have opened the same channel again, and a stream is
+            # read on from another offset than that of its declaration.
+            consumer._declared_on = None
             self._deliveries = collections.deque(
                 delivery for delivery in self._deliveries
                 if delivery[0] is not consumer)

@@ -32,6 +32,7 @@ from nova import objects
 from nova import rpc
 from nova import servicegroup
 from nova.workers import identity
+from nova.workers import retirement
 
 CONF = nova.conf.CONF
 
@@ -120,7 +121,7 @@ class Inventory:
         :raises: oslo_db.exception.DBError and its like
         """
         records = objects.ServiceList.get_all(self._context)
-        nodes = self._nodes(records)
+        nodes = self._nodes(records) | {node}
         workers = [self._worker(record, nodes) for record in records
                    if record.binary in binaries]
         return sorted(
@@ -167,15 +168,16 @@ class Inventory:
         return max(0, (now - seen).total_seconds())
 
     def retire(self, worker):
-        """Remove the record of a worker, unless it is up by now.
+        """Remove the record of a worker, unless it is up, or that of a node.
 
         :returns: whether it was removed
         :raises: oslo_db.exception.DBError and its like
         """
         try:
             record = objects.Service.get_by_id(self._context, worker.record.id)
-            if record.forced_down or self._servicegroup_api.service_is_up(
-                    record):
+            if (record.forced_down or
+                    self._servicegroup_api.service_is_up(record) or
+                    retirement.is_compute(self._context, record.host)):
                 return False
             record.destroy()
         except exception.ServiceNotFound:

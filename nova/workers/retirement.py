@@ -33,6 +33,15 @@ CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 
+def is_compute(ctxt, host):
+    """Whether there is a compute with that host, in whatever cell."""
+    if CONF.api_database.connection:
+        with contextlib.suppress(exception.HostMappingNotFound):
+            objects.HostMapping.get_by_host(ctxt, host)
+            return True
+    return False
+
+
 class Retirement:
     """Removes the records of workers that a node no longer has.
 
@@ -94,7 +103,7 @@ class Retirement:
                 continue
             if not self._is_down(record):
                 left.append(record.host)
-            elif self._destroy(record):
+            elif self._destroy(ctxt, record):
                 LOG.info('Retired %(host)s: removed record %(id)d of '
                          '%(binary)s, as node %(node)s has %(workers)d '
                          'workers and the record was down',
@@ -113,13 +122,10 @@ class Retirement:
     def _is_node(self, ctxt, record):
         """Whether other services show that the host of a record is a node's.
 
-        Those without worker hosts have it, or others have a worker there, or
-        there is a compute in some cell.
+        Those without worker hosts have it, or others have a worker there.
         """
-        if CONF.api_database.connection:
-            with contextlib.suppress(exception.HostMappingNotFound):
-                objects.HostMapping.get_by_host(ctxt, record.host)
-                return True
+        if is_compute(ctxt, record.host):
+            return True
         get_by_host = objects.ServiceList.get_by_host
         return any(
             other.binary not in identity.TOPICS for other in
@@ -131,8 +137,11 @@ class Retirement:
         return not (record.forced_down or
                     self._servicegroup_api.service_is_up(record))
 
-    def _destroy(self, record):
+    def _destroy(self, ctxt, record):
         try:
+            # It may be up since it was read.
+            if not self._is_down(objects.Service.get_by_id(ctxt, record.id)):
+                return False
             record.destroy()
         except exception.ServiceNotFound:
             # Another worker, or an operator, was faster.

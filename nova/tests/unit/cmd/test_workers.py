@@ -83,7 +83,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         'list --binary nova-compute', 'list --format yaml', 'list --node=',
         'list n', 'ping n', 'ping --worker 0', 'ping --worker -1',
         'ping --worker x', 'ping --timeout 0', 'ping --timeout nan',
-        'ping --timeout inf', 'ping --timeout soon', 'ping --node=',
+        'ping --timeout inf', 'ping --timeout 1e10', 'ping --timeout soon',
+        'ping --node=',
         'retire', 'retire n', 'retire --node n --all-nodes',
         'retire --node=', 'retire --all-nodes --down-for -1',
         'retire --all-nodes --down-for x')

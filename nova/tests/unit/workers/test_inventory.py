@@ -65,6 +65,13 @@ class InventoryTestCase(test.NoDBTestCase):
 
 class WorkersTestCase(InventoryTestCase):
 
+    def test_node_that_looks_like_a_worker(self):
+        # Without worker hosts, and its compute is in another database.
+        record = self.record('k8s-worker-2')
+        found, = self.workers(node='k8s-worker-2')
+        self.assertEqual((record, 'k8s-worker-2', None),
+                         (found.record, found.node, found.number))
+
     def names(self, *args, **kwargs):
         return [(worker.node, worker.number)
                 for worker in self.workers(*args, **kwargs)]
@@ -147,6 +154,11 @@ class WorkersTestCase(InventoryTestCase):
 
 class RetireTestCase(InventoryTestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.is_compute = self.useFixture(test.fixtures.MockPatchObject(
+            inventory.retirement, 'is_compute', return_value=False)).mock
+
     def retire(self, now):
         """Retire a worker that was down, with the record as it is now."""
         worker = inventory.Worker(objects.Service(id=42), 'n', 1, False, 3600)
@@ -166,6 +178,13 @@ class RetireTestCase(InventoryTestCase):
         self.assertFalse(self.retire(self.record('n-worker-1')))
         self.assertFalse(self.retire(
             self.record('n-worker-1', seen=3600, forced_down=True)))
+        destroy.assert_not_called()
+
+    @mock.patch('nova.objects.Service.destroy')
+    def test_node_of_a_compute(self, destroy):
+        self.is_compute.return_value = True
+        self.assertFalse(self.retire(self.record('k8s-worker-1', seen=3600)))
+        self.is_compute.assert_called_once_with(self.context, 'k8s-worker-1')
         destroy.assert_not_called()
 
     def test_gone_by_now(self):

@@ -42,6 +42,9 @@ class RetirementTestCase(test.NoDBTestCase):
                 r for r in self.records if r.host == host]))
         self.useFixture(test.fixtures.MonkeyPatch(
             'nova.objects.Service.destroy', self._destroy))
+        self.get_by_id = self.useFixture(test.fixtures.MockPatch(
+            'nova.objects.Service.get_by_id',
+            side_effect=self._get_by_id)).mock
         self.mapped = set()
         self.flags(connection='sqlite://', group='api_database')
         self.useFixture(test.fixtures.MockPatch(
@@ -55,6 +58,12 @@ class RetirementTestCase(test.NoDBTestCase):
     def _get_by_binary(self, ctxt, binary, include_disabled):
         self.assertTrue(include_disabled)
         return [self.own] + [r for r in self.records if r.binary == binary]
+
+    def _get_by_id(self, ctxt, record_id):
+        for record in self.records:
+            if record.id == record_id:
+                return record
+        raise exception.ServiceNotFound(service_id=record_id)
 
     def _get_mapping(self, ctxt, host):
         if host not in self.mapped:
@@ -132,6 +141,14 @@ class RetirementTestCase(test.NoDBTestCase):
         # Its node has no other service in the database of this one.
         self.record('n-worker-3')
         self.mapped.add('n-worker-3')
+        self.assertEqual([], self.retire())
+        self.assertEqual([], self.destroyed)
+
+    def test_up_since_it_was_read(self):
+        self.record('n-worker-3')
+        now = objects.Service(id=1, host='y', forced_down=False)
+        self.up.add('y')
+        self.get_by_id.side_effect = [now]
         self.assertEqual([], self.retire())
         self.assertEqual([], self.destroyed)
 

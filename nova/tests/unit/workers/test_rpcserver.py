@@ -235,6 +235,9 @@ class Consumer:
 
     def consume(self, conn, tag):
         conn.order.append((self.type, tag))
+        # Or it would ask a stream for what it has read.
+        assert self._declared_on is None
+        self._declared_on = conn.channel
 
 
 class Connection:
@@ -305,6 +308,18 @@ class HoldBackTestCase(RPCServerTestCase):
         incoming, _none = self.poll('fail', None)
         two.acknowledge.assert_called_once_with()
         self.inner._process_incoming(incoming)
+        self.assertFalse(self.limit.full)
+
+    def test_no_thread_for_it(self):
+        self.arrive('one')
+        incoming, = self.poll('one')
+        self.assertTrue(self.limit.full)
+        with mock.patch.object(self.inner, '_work_executor', create=True) as (
+                executor):
+            executor.submit.side_effect = RuntimeError(
+                "can't start new thread")
+            self.assertRaises(
+                RuntimeError, self.inner._on_incoming, incoming)
         self.assertFalse(self.limit.full)
 
     def test_reads_the_connection_while_it_waits(self):

@@ -121,6 +121,17 @@ class TestLostConsumers(LostConsumersTestCase):
         self.assertEqual(1, len(self.listener.poll(timeout=0.5)))
         raw.ack.assert_called_once_with()
 
+    def test_declared_anew(self):
+        # Or a stream would be read again from where it was declared.
+        self.deliver()
+        self.listener.poll(timeout=0.5)
+        self.errors.append(self.error)
+        with mock.patch.object(impl_rabbit.Consumer, 'declare',
+                               autospec=True) as declare:
+            self.listener.poll(timeout=0.5)
+        self.assertEqual(3, len({call.args[0]
+                                 for call in declare.mock_calls}))
+
     def test_start_anew_with_the_prefetch_count(self):
         self.deliver()
         self.listener.poll(timeout=0.5)

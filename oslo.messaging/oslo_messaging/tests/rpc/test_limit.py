@@ -12,6 +12,7 @@
 
 import itertools
 import threading
+import time
 from unittest import mock
 import uuid
 
@@ -61,6 +62,21 @@ class TestServerLimit(LimitTestCase):
         if fail:
             raise ValueError()
         return 'done'
+
+    def test_no_thread(self):
+        limit = threading.Semaphore(1)
+        server = self.serve(limit)
+        with mock.patch.object(server._work_executor, 'submit',
+                               side_effect=RuntimeError) as submit:
+            self.client.cast({}, 'method')
+            for _look in range(100):
+                if submit.called:
+                    break
+                time.sleep(0.1)
+        self.assertTrue(limit.acquire(timeout=10))
+        limit.release()
+        self.client.cast({}, 'method')
+        self.assertTrue(self.begun.acquire(timeout=30))
 
     def serve(self, limit, name='server'):
         server = oslo_messaging.get_rpc_server(
