@@ -17,7 +17,6 @@ import threading
 import time
 
 from oslo_log import log as logging
-from oslo_service import periodic_task
 
 import nova.conf
 from nova import objects
@@ -46,9 +45,8 @@ def elect(context, host, servicegroup_api):
     hosts = sorted(record.host for record in records
                    if servicegroup_api.service_is_up(record)) or [host]
     others = hosts[1:] or hosts
-    # With 0 oslo.service runs the task at its own interval.
-    interval = (CONF.scheduler.discover_hosts_in_cells_interval or
-                periodic_task.DEFAULT_INTERVAL)
+    # With 0 oslo.service runs the task once a minute.
+    interval = CONF.scheduler.discover_hosts_in_cells_interval or 60
     return hosts[0], others[int(time.time() / interval) % len(others)]
 
 
