@@ -398,7 +398,7 @@ class OsloMessagingTestCase(test.NoDBTestCase):
     def test_names(self):
         for owner, names in (
                 (self.inner, ['dispatcher', '_process_incoming',
-                              '_create_listener']),
+                              '_create_listener', '_on_incoming']),
                 (self.inner.dispatcher, ['dispatch']),
                 (impl_rabbit.Connection, ['consume', '_set_qos']),
                 (impl_rabbit.Consumer, ['consume'])):
