@@ -122,9 +122,9 @@ class SchedulerTestCase(base.LabTestCase):
         conf = {'scheduler': {'discover_hosts_in_cells_interval': 2},
                 'DEFAULT': {'debug': 'true'}}
         cloud = self.cloud(conf)
-        nodes = ('node-a', 'node-b')
-        schedulers = [cloud.scheduler(node=node, workers=2, mode=mode)
-                      for node in nodes]
+        # Of those that follow, another one is the deputy in each round.
+        schedulers = [cloud.scheduler(node=node, workers=workers, mode=mode)
+                      for node, workers in (('node-a', 2), ('node-b', 3))]
         for scheduler in schedulers:
             scheduler.wait_ready()
             self.wait_up(cloud, scheduler)
@@ -132,7 +132,7 @@ class SchedulerTestCase(base.LabTestCase):
         # Its successor takes over when it is killed for good.
         schedulers[0].kill()
         self.wait_for_leader(cloud, schedulers[1:], 'node-b-worker-1',
-                             base.SERVICE_DOWN_TIME + 2 + 10)
+                             base.SERVICE_DOWN_TIME + 4 * 2 + 10)
 
     def wait_for_leader(self, cloud, schedulers, leader, timeout=30):
         """Wait for two rounds in which all but the leader hold back."""
