@@ -12,6 +12,7 @@
 
 """Child processes which are always ended, by their ids."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -95,6 +96,13 @@ def _signal(process, signum):
         process.send_signal(signum)
     except psutil.NoSuchProcess:
         pass
+
+
+def runs(found):
+    """Whether a process has not ended, also if its parent does not know."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return found.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 class Child:

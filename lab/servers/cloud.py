@@ -253,7 +253,7 @@ class Service(process.Child):
         :returns: dict of ``psutil.Process``
         """
         try:
-            children = self.process.children()
+            children = list(filter(process.runs, self.process.children()))
         except psutil.NoSuchProcess:
             return {}
         if not self.hosts:
