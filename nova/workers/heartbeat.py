@@ -85,14 +85,18 @@ class Heartbeat:
             self._sent = None
 
     def _ping(self):
-        """Send a self-ping, unless one is still to run."""
+        """Send a self-ping, unless another one is still to run or to end."""
         now = time.monotonic()
         if self._sent is not None:
             if self._limit.full:
                 self._sent = max(self._sent, now)
+            # One that runs for so long may hang in a half-open connection to
+            # the database. The next one gets another connection.
+            hangs = (self._sent == float('inf') and not self._limit.full and
+                     now - self._row.pinged > CONF.service_down_time)
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
-            if (self._row.begun <= self._sent and
+            if (not hangs and self._row.begun <= self._sent and
                     now - self._sent < CONF.report_interval +
                     reconnect_time()):
                 return

@@ -25,6 +25,7 @@ from nova.workers import rpcserver
 
 INTERVAL = 10
 RECONNECT = 30
+DOWN_TIME = 60
 HOSTS = ['n-worker-1', 'n-worker-2', 'n-worker-3']
 
 
@@ -42,6 +43,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
         self.useFixture(test.fixtures.MockPatchObject(
             heartbeat, 'CONF', mock.Mock(
                 executor_thread_pool_size=2, report_interval=INTERVAL,
+                service_down_time=DOWN_TIME,
                 oslo_messaging_rabbit={'rabbit_interval_max': RECONNECT})))
         self.rpc = self.useFixture(test.fixtures.MockPatchObject(
             heartbeat, 'rpc')).mock
@@ -202,17 +204,29 @@ class SelfPingTestCase(HeartbeatTestCase):
     def test_none_while_a_heartbeat_is_written(self):
         def write(*args):
             self.worker.heartbeat.reconnected()
-            self.assertEqual(0, self.pings(600))
             # Nor if requests fill the other threads for a while.
             limit = self.fill()
-            self.assertEqual(0, self.pings(600))
+            self.assertEqual(0, self.pings(30))
             limit.release()
-            self.assertEqual(0, self.pings(600))
+            self.assertEqual(0, self.pings(30))
             raise test.TestingException
 
         self.worker.report_state.side_effect = write
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
         self.assertEqual(1, self.pings(30))
+
+    def test_sent_again_where_the_heartbeat_hangs(self):
+        def hang(*args):
+            self.assertEqual(0, self.pings(DOWN_TIME))
+            limit = self.fill()
+            self.assertEqual(0, self.pings(INTERVAL))
+            limit.release()
+            # One, until that hangs as well.
+            self.assertEqual(1, self.pings(INTERVAL))
+            raise test.TestingException
+
+        self.worker.report_state.side_effect = hang
+        self.assertRaises(test.TestingException, self.run_ping, self.worker)
 
     def test_sent_again_where_others_begin(self):
         # A consumer of a process that was killed has it.
