@@ -92,7 +92,7 @@ class Heartbeat:
                 self._sent = max(self._sent, now)
             # One that runs for so long may hang in a half-open connection to
             # the database. The next one gets another connection.
-            hangs = (self._sent == float('inf') and not self._limit.full and
+            hangs = (self._sent == float('inf') and
                      now - self._row.pinged > CONF.service_down_time)
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
