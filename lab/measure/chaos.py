@@ -32,6 +32,7 @@ import psutil
 from lab import LabError
 from lab.measure import pairs
 from lab.measure import restarts
+from lab import process
 from lab import rpc
 from lab.servers import cluster
 from lab.servers import database
@@ -562,7 +563,7 @@ class Stage(contextlib.ExitStack):
 
     def free(self, worker):
         """End the faults of a worker, if it is still there."""
-        if _lives(worker):
+        if process.runs(worker):
             self.cloud.faults.free(worker)
 
     def _watch(self, done):
@@ -579,7 +580,7 @@ class Stage(contextlib.ExitStack):
                             service.node, number), None,
                         self.callers.elapsed())])
         for found in self._workers.values():
-            if found[1].ended is None and not _lives(found[0]):
+            if found[1].ended is None and not process.runs(found[0]):
                 # Not before: a look takes its time, and so what has ended it
                 # came first.
                 found[1] = found[1]._replace(ended=self.callers.elapsed())
@@ -615,13 +616,6 @@ class Stage(contextlib.ExitStack):
             'faults': len(self.incidents) - len(self.skipped),
             'skipped': len(self.skipped),
             'replaced': self.cloud.log().count(REPLACED)}, violations + stuck)
-
-
-def _lives(worker):
-    try:
-        return worker.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def measure(args, events, tree, packages, stem, progress):

@@ -48,14 +48,6 @@ runpy.run_module('lab', run_name='__main__')
 @ddt.ddt
 class InterruptTestCase(base.LabTestCase):
 
-    @staticmethod
-    def is_running(child):
-        try:
-            # Whom nobody has waited for yet does nothing any more.
-            return child.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
     @ddt.data(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     def test_nothing_is_left(self, signum):
         folder = self.useFixture(fixtures.TempDir()).path
@@ -82,7 +74,7 @@ class InterruptTestCase(base.LabTestCase):
         self.assertEqual('lab demo: interrupted; what it started is ended',
                          lab.log().splitlines()[-1])
         self.assertEqual([], [child for child in children
-                              if self.is_running(child)])
+                              if process.runs(child)])
         local = database.MariaDB()
         # It has SQLite files otherwise, in the folder.
         names = local.query('SHOW DATABASES') if local.answers() else []

@@ -16,7 +16,6 @@ import re
 import time
 
 import ddt
-import sqlalchemy
 
 from tests.integration import base
 
@@ -135,12 +134,7 @@ class WorkerRecordsTestCase(RecordsBase):
         # for, if they are written by one statement.
         self.run_service(3)
         self.run_service(1, 'scheduler-node-2')
-        engine = sqlalchemy.create_engine(self.made.database.urls['main'])
-        self.addCleanup(engine.dispose)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                'SELECT id FROM services WHERE host = '
-                "'scheduler-node-2-worker-1' FOR UPDATE").all()
+        with self.made.database.record_locked('scheduler-node-2-worker-1'):
             self.made.wait(
                 lambda: 'scheduler-node-2-worker-1' not in self.up(self.made),
                 base.SERVICE_DOWN_TIME + 5, 'that one to be down')
