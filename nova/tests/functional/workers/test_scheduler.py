@@ -198,8 +198,9 @@ class LeadershipTestCase(WorkersTestCase):
     def discover_hosts(self, workers, turn=0):
         """Who discovers hosts when each of the workers runs the task.
 
-        :param turn: whose turn is to be the deputy: the leader's, by default
+        :param turn: which of the workers after the leader is the deputy
         """
+        self.flags(discover_hosts_in_cells_interval=1, group='scheduler')
         self.leaders = []
         self.useFixture(fx.MonkeyPatch(
             'nova.scheduler.leader.time',
@@ -220,21 +221,23 @@ class LeadershipTestCase(WorkersTestCase):
                    self.start_workers(3, 'node-a'))
         leader, *deputies = sorted(worker.host for worker in workers)
         self.assertEqual('node-a-worker-1', leader)
-        self.assertEqual([leader], self.discover_hosts(workers))
-        for turn, deputy in enumerate(deputies, 1):
+        for turn, deputy in enumerate(deputies):
             self.assertEqual({leader, deputy},
                              set(self.discover_hosts(workers, turn)))
 
     def test_another_takes_over(self):
         workers = self.start_workers()
-        self.assertEqual([workers[0].host], self.discover_hosts(workers))
-        self.set_seen(workers[0].host, 3600)
-        for worker in workers[1:]:
-            self.set_seen(worker.host, 0)
-        self.assertEqual([workers[1].host], self.discover_hosts(workers))
+        first, second, third = [worker.host for worker in workers]
+        self.assertEqual([first, second], self.discover_hosts(workers))
+        self.set_seen(first, 3600)
+        for host in second, third:
+            self.set_seen(host, 0)
+        self.assertEqual([second, third], self.discover_hosts(workers))
 
     def test_all_records_are_stale(self):
         workers = self.start_workers()
         for worker in workers:
             self.set_seen(worker.host, 3600)
-        self.assertEqual([workers[0].host], self.discover_hosts(workers))
+        # Each of them leads, or nobody would.
+        self.assertEqual([worker.host for worker in workers],
+                         self.discover_hosts(workers))
