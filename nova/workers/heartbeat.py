@@ -90,10 +90,11 @@ class Heartbeat:
         if self._sent is not None:
             if self._limit.full:
                 self._sent = max(self._sent, now)
-            # One that runs for so long may hang in a half-open connection to
-            # the database. The next one gets another connection.
-            hangs = (self._sent == float('inf') and
-                     now - self._row.pinged > CONF.service_down_time)
+            # One that still runs when so much later a request begins hangs
+            # in a half-open connection to the database. The next one gets
+            # another connection. A worker that begins nothing is replaced.
+            hangs = (self._sent == float('inf') and self._row.begun >
+                     self._row.pinged + CONF.service_down_time)
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
             if (not hangs and self._row.begun <= self._sent and

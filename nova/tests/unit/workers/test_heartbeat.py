@@ -204,20 +204,24 @@ class SelfPingTestCase(HeartbeatTestCase):
     def test_none_while_a_heartbeat_is_written(self):
         def write(*args):
             self.worker.heartbeat.reconnected()
+            self.assertEqual(0, self.pings(600))
             # Nor if requests fill the other threads for a while.
             limit = self.fill()
-            self.assertEqual(0, self.pings(30))
+            self.assertEqual(0, self.pings(600))
             limit.release()
-            self.assertEqual(0, self.pings(30))
+            self.assertEqual(0, self.pings(600))
             raise test.TestingException
 
         self.worker.report_state.side_effect = write
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
         self.assertEqual(1, self.pings(30))
 
-    def test_sent_again_where_the_heartbeat_hangs(self):
+    def test_sent_again_where_the_heartbeat_hangs_and_requests_run(self):
         def hang(*args):
-            self.assertEqual(0, self.pings(DOWN_TIME))
+            self.now += 1
+            self.worker.row.end(self.worker.row.begin(b'r m i'))
+            self.assertEqual(0, self.pings(2 * DOWN_TIME))
+            self.worker.row.end(self.worker.row.begin(b'r m i'))
             # One waits for a thread, until it hangs as well.
             self.fill()
             self.assertEqual(1, self.pings(600))
