@@ -80,8 +80,7 @@ class Retirement:
         look: a service that is alive has then had the time to be up again.
 
         :param ctxt: a nova.context.RequestContext
-        :returns: the hosts that are up still, or could not be removed, and
-            have to be looked at again
+        :returns: the hosts that are up still, and have to be looked at again
         """
         records = objects.ServiceList.get_by_binary(
             ctxt, self._server.binary, include_disabled=True)
@@ -101,15 +100,22 @@ class Retirement:
                     record.host in nodes or self._is_node(ctxt, record)):
                 # Another node whose name looks like one of our worker hosts.
                 continue
-            if not self._is_down(record):
-                left.append(record.host)
-            elif self._destroy(ctxt, record):
-                LOG.info('Retired %(host)s: removed record %(id)d of '
-                         '%(binary)s, as node %(node)s has %(workers)d '
-                         'workers and the record was down',
-                         {'host': record.host, 'id': record.id,
-                          'binary': record.binary, 'node': self._node,
-                          'workers': self._workers})
+            try:
+                # It may be up since all of them were read.
+                if not self._is_down(
+                        objects.Service.get_by_id(ctxt, record.id)):
+                    left.append(record.host)
+                    continue
+                record.destroy()
+            except exception.ServiceNotFound:
+                # Another worker, or an operator, was faster.
+                continue
+            LOG.info('Retired %(host)s: removed record %(id)d of %(binary)s, '
+                     'as node %(node)s has %(workers)d workers and the record '
+                     'was down',
+                     {'host': record.host, 'id': record.id,
+                      'binary': record.binary, 'node': self._node,
+                      'workers': self._workers})
         return left
 
     def _is_gone(self, host):
@@ -136,14 +142,3 @@ class Retirement:
         # Forced down says nothing about whether the service is alive.
         return not (record.forced_down or
                     self._servicegroup_api.service_is_up(record))
-
-    def _destroy(self, ctxt, record):
-        try:
-            # It may be up since it was read.
-            if not self._is_down(objects.Service.get_by_id(ctxt, record.id)):
-                return False
-            record.destroy()
-        except exception.ServiceNotFound:
-            # Another worker, or an operator, was faster.
-            return False
-        return True

@@ -16,6 +16,7 @@ from unittest import mock
 from nova import context
 from nova import objects
 from nova.scheduler import leader
+from nova.scheduler import manager
 from nova import test
 
 INTERVAL = 300
@@ -93,6 +94,28 @@ class ElectTestCase(test.NoDBTestCase):
         for now, deputy in ((0, 'b'), (59, 'b'), (60, 'c'), (119, 'c')):
             self.now.return_value = now
             self.assertEqual(('a', deputy), self._elect())
+
+
+class DiscoverTestCase(test.NoDBTestCase):
+
+    def test_leader_and_deputy(self):
+        for name in ('scheduler.client.report.report_client_singleton',
+                     'scheduler.host_manager.HostManager'):
+            self.useFixture(test.fixtures.MockPatch(f'nova.{name}'))
+        self.useFixture(test.fixtures.MockPatchObject(
+            leader, 'elect', return_value=('a', 'c')))
+        watch = self.useFixture(test.fixtures.MockPatchObject(
+            leader, 'watch')).mock
+        scheduler = manager.SchedulerManager()
+        discovered = []
+        self.useFixture(test.fixtures.MockPatch(
+            'nova.objects.host_mapping.discover_hosts',
+            lambda ctxt: discovered.append(scheduler.host)))
+        for scheduler.host in 'abc':
+            scheduler._discover_hosts_in_cells(context.get_admin_context())
+        self.assertEqual(['a', 'c'], discovered)
+        self.assertEqual([mock.call('a'), mock.call('c')],
+                         watch.call_args_list)
 
 
 class WatchTestCase(test.NoDBTestCase):

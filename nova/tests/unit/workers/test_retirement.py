@@ -149,7 +149,7 @@ class RetirementTestCase(test.NoDBTestCase):
         now = objects.Service(id=1, host='y', forced_down=False)
         self.up.add('y')
         self.get_by_id.side_effect = [now]
-        self.assertEqual([], self.retire())
+        self.assertEqual(['n-worker-3'], self.retire())
         self.assertEqual([], self.destroyed)
 
     def test_no_api_database(self):

@@ -101,9 +101,11 @@ class ServiceReportStateTestCase(test.TestCase):
 
     def test_up_to_a_count(self):
         service = self._create('a', 3)
+        statements = self._statements()
         self.clock.advance_time_seconds(10)
         self.assertEqual([service.id], db.service_report_state(
             self.ctxt, [service.id], 5))
+        self.assertEqual(['UPDATE', 'COMMIT'], statements)
         self.assertReported(service, 5, 10)
         self.clock.advance_time_seconds(10)
         # Another process of this service has come so far already.
