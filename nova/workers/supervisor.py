@@ -429,7 +429,11 @@ class Supervisor:
             self._renewing = min(self._old, key=lambda watched: (
                 watched.row.full or
                 self.stalled(watched, now) > 2 * CONF.report_interval))
-            self._stop(self._renewing, now, 'reload')
+            if self._renewing.row.pid == self._old[self._renewing]:
+                self._stop(self._renewing, now, 'reload')
+            else:
+                # The process is a new one, and is about to serve.
+                self._renewing.stopping = (0, now)
 
     def _restart_failing(self, alive, now):
         for watched in alive:

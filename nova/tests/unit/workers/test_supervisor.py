@@ -489,6 +489,19 @@ class ReloadTestCase(SupervisorTestCase):
         self.look(1)
         self.assertTold(1, 2, 3, 11)
 
+    def test_one_that_was_just_started_anew(self):
+        self.hup = True
+        self.look(1)
+        self.renew(2, board.STARTING)
+        self.renew(1)
+        self.look(1)
+        # All but one consume.
+        self.look(10)
+        self.assertTold(1)
+        self.board.rows[1].enter(board.SERVING)
+        self.look(1)
+        self.assertTold(1, 3)
+
     def test_configuration_cannot_be_read(self):
         for number, error in enumerate((
                 cfg.ConfigFileParseError('nova.conf', 'no [\n'),
