@@ -96,7 +96,7 @@ def held_by_real(args, results, sizes):
     """
     found = {}
     with contextlib.ExitStack() as stack:
-        made = pairs.start_cloud(args, stack, own_database=True)
+        made = pairs.start_cloud(args, stack)
         for name, tree in (('stock', args.stock), ('series', None)):
             for workers in sizes:
                 results.progress(f'{workers} real workers: {name}')

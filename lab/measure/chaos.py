@@ -628,7 +628,7 @@ def measure(args, events, tree, packages, stem, progress):
     :returns: ``Verdict``
     """
     with contextlib.ExitStack() as stack:
-        made = pairs.start_cloud(args, stack, CONF, own_database=True)
+        made = pairs.start_cloud(args, stack, CONF)
         try:
             stage = stack.enter_context(Stage(
                 made, events, args.mode, tree, packages, progress))

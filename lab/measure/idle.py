@@ -35,8 +35,7 @@ COUNTED = {'statements': 'Questions', 'commits': 'Com_commit',
 
 
 def variants(args, stack):
-    made = pairs.start_cloud(args, stack, own_database=True,
-                             database_options=BINARY_LOG)
+    made = pairs.start_cloud(args, stack, database_options=BINARY_LOG)
     for workers in WORKERS:
         yield from pairs.compared(
             args, functools.partial(measure, made, args, workers),

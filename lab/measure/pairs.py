@@ -119,30 +119,23 @@ def compared(args, measure, suffix='', **details):
                       name, **details)
 
 
-def start_cloud(args, stack, conf=None, own_database=False,
-                database_options=()):
-    """A cloud with a broker of its own, ended with the stack.
+def start_cloud(args, stack, conf=None, database_options=()):
+    """A cloud with a broker and a MariaDB of its own, ended with the stack.
 
     :param conf: configuration of all services
-    :param own_database: whether nobody else is to use its MariaDB either
     :param database_options: more arguments of that MariaDB
     """
     if not broker.PrivateBroker.available():
         raise LabError('no RabbitMQ is installed')
-    if not own_database:
-        database.MariaDB().check()
+    if not database.PrivateMariaDB.available():
+        raise LabError('no MariaDB is installed')
     private = found = stack.enter_context(cluster.private())
     if getattr(args, 'delay', 0):
         found = broker.Broker(stack.enter_context(
             proxy.delayed(private.url, args.delay / 1000)))
-    databases = None
-    if own_database:
-        if not database.PrivateMariaDB.available():
-            raise LabError('no MariaDB is installed')
-        databases = stack.enter_context(database.Database(
-            found.transport_url,
-            stack.enter_context(
-                galera.private(database_options))))
+    databases = stack.enter_context(database.Database(
+        found.transport_url,
+        stack.enter_context(galera.private(database_options))))
     made = stack.enter_context(cloud.Cloud(found, databases, conf))
     made.private_broker = private
     made.topic = args.service

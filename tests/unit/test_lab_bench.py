@@ -39,7 +39,7 @@ class TestCloud(testtools.TestCase):
             stack = mock.MagicMock()
             with mock.patch('lab.servers.broker.PrivateBroker'), \
                     mock.patch('lab.servers.database.PrivateMariaDB'):
-                made = pairs.start_cloud(args, stack, own_database=True)
+                made = pairs.start_cloud(args, stack)
             self.assertEqual('scheduler', made.topic)
 
 

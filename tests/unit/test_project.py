@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import testtools
 import yaml
@@ -126,11 +127,21 @@ class TestTexts(testtools.TestCase):
                 self.assertTrue((ROOT / path).exists(),
                                 f'{name} names {path}')
 
+    def test_blocks_of_yaml(self):
+        blocks = []
+        for path in (ROOT / 'doc' / 'source').rglob('*.rst'):
+            for block in re.findall(r'^( *)\.\. code-block:: yaml\n((?:\1 +.*\n'
+                                    r'|\n)+)', path.read_text(), re.MULTILINE):
+                blocks.append(yaml.safe_load(textwrap.dedent(block[1])))
+        self.assertGreater(len(blocks), 5)
+        for block in blocks:
+            self.assertIsInstance(block, (dict, list))
+
     def test_readme_begins_with_the_commands(self):
         text = (ROOT / 'README.rst').read_text()
         for command in ('demo', 'test'):
             self.assertIn(f'\n   python3 tools/run.py {command}\n',
-                          text[:2500])
+                          text[:3000])
 
     def test_list_names_all_changes(self):
         text = (ROOT / 'series' / 'README.rst').read_text()
