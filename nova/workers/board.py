@@ -164,9 +164,14 @@ class Row(ctypes.Structure):
         self._free.append(task)
 
     @property
+    def newest(self):
+        """When a message last began, or 0."""
+        return max(task.since for task in self.tasks)
+
+    @property
     def begun(self):
         """When a message last began; the start of the process if none has."""
-        return max(task.since for task in self.tasks) or self.since
+        return self.newest or self.since
 
     @property
     def full(self):

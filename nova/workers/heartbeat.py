@@ -61,6 +61,8 @@ class Heartbeat:
         # Since when a self-ping could have run: infinity while it runs, and
         # None if none is under way.
         self._sent: float | None = None
+        # How many self-pings run.
+        self._running = 0
 
     def join(self, host, topic, service):
         """Let the heart beat, now that the Service has started."""
@@ -90,11 +92,15 @@ class Heartbeat:
         if self._sent is not None:
             if self._limit.full:
                 self._sent = max(self._sent, now)
-            # One that still runs when so much later a request begins hangs
-            # in a half-open connection to the database. The next one gets
-            # another connection. A worker that begins nothing is replaced.
-            hangs = (self._sent == float('inf') and self._row.begun >
-                     self._row.pinged + CONF.service_down_time)
+            # One that still runs when so much later another message begins
+            # may hang in a half-open connection to the database. The next one
+            # gets another connection. Few threads may be spent on that, as
+            # the database may take no writes. A worker that begins nothing is
+            # replaced.
+            hangs = (self._sent == float('inf') and
+                     8 * self._running <= self._row.threads and
+                     self._row.begun > self._row.pinged +
+                     CONF.service_down_time)
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
             if (not hangs and self._row.begun <= self._sent and
@@ -114,10 +120,12 @@ class Heartbeat:
     def _pinged(self):
         """The self-ping runs."""
         self._sent = float('inf')
+        self._running += 1
         try:
             self._write_heartbeats()
         finally:
             self._sent = None
+            self._running -= 1
 
     def _write_heartbeats(self):
         """Write the heartbeats that are due on this node."""

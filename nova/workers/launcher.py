@@ -319,6 +319,7 @@ def launch(server, workers):
     # As the launcher of the eventlet mode does it by itself: the workers'
     # garbage collectors leave alone what is there now, so it stays shared.
     gc.freeze()
+    os.register_at_fork(after_in_child=supervisor.make_log_locks)
     for number, watched in enumerate(parent.watched, 1):
         worker = Worker(server, number, workers, node_board, watched)
         worker.on_parent_stop = told.close

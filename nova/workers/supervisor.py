@@ -76,6 +76,8 @@ class Watched:
         self._size = 0
         self.grew = 0.0
         self.doomed = 0
+        # When the newest message of one that is to be replaced began.
+        self.sentenced = 0.0
         # Whether the log says why the worker is down.
         self.told = False
         # When the worker was replaced or restarted.
@@ -217,7 +219,6 @@ class Supervisor:
         os.register_at_fork(before=self.lock.acquire,
                             after_in_parent=self.lock.release,
                             after_in_child=self.lock.release)
-        os.register_at_fork(after_in_child=_make_log_locks)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
@@ -234,9 +235,14 @@ class Supervisor:
 
         :param now: the value of time.monotonic()
         """
-        newest = max(watched.row.begun for watched in self.watched)
+        newest = max(self._newest, *(
+            watched.row.newest for watched in self.watched))
         if now - self.looked > PAUSE:
             self._works = now
+            for watched in self.watched:
+                if watched.sentenced:
+                    # What held up the parent may have held up the worker.
+                    self._spare(watched)
         elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
             self._works = newest
         # Those with free threads send a self-ping, and a broker that is away
@@ -332,6 +338,10 @@ class Supervisor:
         elif self._trial.ended:
             error, self._trial = self._trial.error, None
             self._tried = self._newest
+            if error == trial.NO_CONNECTION and self._writes(now):
+                # The stuck worker may hold the connections, and its
+                # replacement gets them.
+                error = None
             if error is None and not self.outage and not self._refused:
                 return True
             if error and not self.outage:
@@ -341,6 +351,11 @@ class Supervisor:
             self.outage, self._works = error, now
             self._next_trial = now + CONF.report_interval
         return False
+
+    def _writes(self, now):
+        """Whether a worker still writes heartbeats: the database is well."""
+        return now - max(watched.row.wrote for watched in self.watched) < (
+            2 * CONF.report_interval)
 
     def _replace_stuck(self, stuck, now):
         replacing = self._replacing
@@ -358,6 +373,8 @@ class Supervisor:
 
     def _replace(self, watched, now):
         stalled = now - watched.row.begun
+        self._dump(watched, now, watched.row.pid)
+        watched.sentenced = watched.row.begun
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
                   '%(stalled)d seconds, since %(since)s; replacing it',
                   {'host': watched.row.host, 'stalled': stalled,
@@ -367,21 +384,34 @@ class Supervisor:
         self._replacing = watched
         watched.replaced.append(now)
         watched.reasons['stuck'] += 1
-        self._dump(watched, now, watched.row.pid)
+
+    def _spare(self, watched):
+        watched.doomed, watched.sentenced = 0, 0.0
+        watched.reasons['stuck'] -= 1
+        watched.replaced.pop()
+        if self._replacing is watched:
+            self._replacing = None
+        LOG.warning('Worker %(host)s (pid %(pid)d) goes on, and is not '
+                    'replaced', {'host': watched.row.host,
+                                 'pid': watched.row.pid})
 
     def _dump(self, watched, now, doomed=0):
         """Have a worker write its stacks, before it is killed if it is."""
         watched.doomed, watched.grew = doomed, now
+        watched.sentenced = 0.0
         _kill(watched.row.pid, DUMP_SIGNAL)
 
     def _end_dump(self, watched, now):
         if watched.dumps(now):
             return
+        if (watched.row.pid == watched.doomed and
+                0 < watched.sentenced < watched.row.newest):
+            self._spare(watched)
         if watched.doomed:
             _kill(watched.doomed, signal.SIGKILL)
             if watched.row.pid == watched.doomed:
                 watched.row.clear()
-            watched.doomed = 0
+            watched.doomed, watched.sentenced = 0, 0.0
         if stacks := watched.read():
             LOG.error('Stacks of worker %(host)s:\n%(stacks)s', {
                 'host': watched.row.host, 'stacks': stacks})
@@ -469,7 +499,7 @@ class Supervisor:
                 self._dump(watched, now)
 
 
-def _make_log_locks():
+def make_log_locks():
     """In a process that was just forked: have locks of its own for the log.
 
     oslo.log's locks of the eventlet mode are pipes that it shares with the

@@ -26,6 +26,7 @@ import os
 import queue
 import signal
 import sys
+import time
 
 from oslo_config import cfg
 import oslo_messaging as messaging
@@ -48,9 +49,9 @@ TIME = 15
 _SUCCESS = 'success'
 
 # The errors of MySQL and MariaDB that no connection is left, for all or for
-# this user. The stuck worker may hold the connections, and its replacement
-# gets them.
-_NO_CONNECTION_LEFT = (1040, 1203, 1226)
+# this user, and why the trial fails then.
+_NO_CONNECTION = (1040, 1203, 1226)
+NO_CONNECTION = 'the database has no connection left'
 
 
 class Trial:
@@ -63,6 +64,7 @@ class Trial:
 
     def __init__(self, function):
         self.error: str | None = None
+        self._began = time.monotonic()
         self._reader, writer = os.pipe()
         try:
             self._pid: int | None = os.fork()
@@ -80,6 +82,9 @@ class Trial:
         """Whether the trial has ended. Not to be asked again after that."""
         # Not by the pipe: eventlet's os.read() waits.
         if self._pid and os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() - self._began > 2 * TIME:
+                # Somebody has stopped it.
+                os.kill(self._pid, signal.SIGKILL)
             return False
         answer = os.read(self._reader, 4096).decode(errors='replace')
         os.close(self._reader)
@@ -116,15 +121,16 @@ def _call(function):
     try:
         function()
     except BaseException as exc:
-        if not _lacks_connection(exc):
-            return (str(exc).splitlines() or [''])[0] or repr(exc)
+        if _lacks_connection(exc):
+            return NO_CONNECTION
+        return (str(exc).splitlines() or [''])[0] or repr(exc)
     return _SUCCESS
 
 
 def _lacks_connection(exc):
     """Whether a database answered that it has no connection left."""
     while exc is not None:
-        if getattr(exc, 'args', None) and exc.args[0] in _NO_CONNECTION_LEFT:
+        if getattr(exc, 'args', None) and exc.args[0] in _NO_CONNECTION:
             return True
         exc = (getattr(exc, 'inner_exception', None) or
                getattr(exc, 'orig', None) or exc.__cause__)

@@ -217,18 +217,36 @@ class SelfPingTestCase(HeartbeatTestCase):
         self.assertEqual(1, self.pings(30))
 
     def test_sent_again_where_the_heartbeat_hangs_and_requests_run(self):
+        self.worker.row.threads = 8
+
         def hang(*args):
             self.now += 1
             self.worker.row.end(self.worker.row.begin(b'r m i'))
             self.assertEqual(0, self.pings(2 * DOWN_TIME))
             self.worker.row.end(self.worker.row.begin(b'r m i'))
-            # One waits for a thread, until it hangs as well.
+            # One waits for a thread.
             self.fill()
             self.assertEqual(1, self.pings(600))
             raise test.TestingException
 
         self.worker.report_state.side_effect = hang
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
+
+    def test_few_hang(self):
+        # The database takes no writes, but requests go on.
+        def hang(*args):
+            self.now += DOWN_TIME + 1
+            self.worker.row.end(self.worker.row.begin(b'r m i'))
+            sent.append(self.pings(INTERVAL))
+            if sent[-1]:
+                self.run_ping(self.worker)
+            raise test.TestingException
+
+        sent = []
+        self.worker.row.threads = 16
+        self.worker.report_state.side_effect = hang
+        self.assertRaises(test.TestingException, self.run_ping, self.worker)
+        self.assertEqual([1, 1, 0], sent)
 
     def test_sent_again_where_others_begin(self):
         # A consumer of a process that was killed has it.

@@ -289,6 +289,8 @@ class LaunchTestCase(test.NoDBTestCase):
             launcher.gc, 'freeze')).mock
         self.start = self.useFixture(test.fixtures.MockPatchObject(
             launcher.supervisor.Supervisor, 'start')).mock
+        self.at_fork = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.os, 'register_at_fork')).mock
         self.health = self.useFixture(test.fixtures.MockPatchObject(
             launcher.health, 'Health')).mock
 
@@ -298,8 +300,9 @@ class LaunchTestCase(test.NoDBTestCase):
         launch_service = process_launcher.return_value.launch_service
         # In the eventlet mode the parent forks there, and the thread that
         # looks after the workers has to be the parent's alone.
-        launch_service.side_effect = (
-            lambda worker, workers: self.start.assert_not_called())
+        launch_service.side_effect = lambda worker, workers: (
+            self.start.assert_not_called(), self.at_fork.assert_called_with(
+                after_in_child=launcher.supervisor.make_log_locks))
         self.assertEqual(process_launcher.return_value,
                          launcher.launch(server, 3))
         process_launcher.assert_called_once_with(

@@ -220,6 +220,64 @@ class ReplaceTestCase(SupervisorTestCase):
         self.refuse(self.board.rows, 2 * (TIMEOUT + RECONNECT))
         self.assertNotEqual([], self.signals)
 
+    def test_no_connection_is_left(self):
+        # Whoever is stuck may have them, as siblings still write heartbeats.
+        self.outage = supervisor.trial.NO_CONNECTION
+        self.silent.add(self.row.host)
+        for _interval in range(10):
+            self.board.rows[1].wrote = self.now
+            self.look(INTERVAL)
+        self.assertNotEqual([], self.signals)
+        self.assertIsNone(self.supervisor.outage)
+
+    def test_no_connection_is_left_and_nobody_writes(self):
+        # The database hangs, and connections pile up.
+        self.outage = supervisor.trial.NO_CONNECTION
+        self.board.rows[1].wrote = self.now
+        self.fill(self.row)
+        self.silent.update(HOSTS)
+        self.look(600)
+        self.assertEqual([], self.signals)
+        self.assertEqual(supervisor.trial.NO_CONNECTION,
+                         self.supervisor.outage)
+
+    def sentence(self):
+        self.fill(self.row)
+        self.look(TIMEOUT + 1)
+        self.assertEqual(1, self.watched.doomed)
+        self.signals.clear()
+
+    def test_one_that_goes_on_is_spared(self):
+        self.sentence()
+        self.now += 0.1
+        self.silent.clear()
+        self.row.end(self.row.begin(b''))
+        self.look(20)
+        self.assertEqual([], self.signals)
+        self.assertEqual(1, self.logged('goes on, and is not replaced'))
+        self.assertEqual((0, []), (
+            self.watched.reasons['stuck'], self.watched.replaced))
+
+    def test_parent_was_held_up_with_it(self):
+        self.sentence()
+        self.now += 60
+        self.look(20)
+        self.assertEqual([], self.signals)
+        # It has all of its time.
+        self.look(TIMEOUT)
+        self.assertIn((1, signal.SIGKILL), self.signals)
+
+    def test_one_that_starts_again_and_again(self):
+        # That is no message, and tells nothing of the others.
+        self.silent.update(HOSTS)
+        self.fill(self.row)
+        for _start in range(4):
+            self.look(2 * INTERVAL + 1)
+            other = self.board.rows[1]
+            other.open()
+            other.pid = 2
+        self.assertIn((1, signal.SIGKILL), self.signals)
+
     def test_one_alone_cannot_send(self):
         self.silent.add(self.row.host)
         self.refuse([self.row], TIMEOUT + RECONNECT + INTERVAL)
@@ -867,7 +925,7 @@ class ThreadTestCase(SupervisorTestCase):
         with mock.patch.object(
                 supervisor.logging, 'getLogger') as get_logger:
             get_logger.return_value.logger.handlers = [handler]
-            supervisor._make_log_locks()
+            supervisor.make_log_locks()
         handler.createLock.assert_called_once_with()
 
     def test_nobody_is_forked_while_it_logs(self):
@@ -876,10 +934,7 @@ class ThreadTestCase(SupervisorTestCase):
                 supervisor.os, 'register_at_fork') as register:
             with mock.patch.object(supervisor.threading, 'Thread'):
                 self.supervisor.start()
-        hooks = register.call_args_list[0].kwargs
-        self.assertEqual(
-            [mock.call(after_in_child=supervisor._make_log_locks)],
-            register.call_args_list[1:])
+        hooks = register.call_args.kwargs
         hooks['before']()
         ended = threading.Event()
 
@@ -997,7 +1052,7 @@ class ProcessTestCase(test.NoDBTestCase):
             'logging.root.handlers', [handler]))
 
         def write():
-            supervisor._make_log_locks()
+            supervisor.make_log_locks()
             handler.acquire()
             os.write(self.writer, b'x')
             signal.pause()

@@ -94,6 +94,14 @@ class TrialTestCase(test.NoDBTestCase):
         self.assertFalse(self.trial.ended)
         self.assertEqual('no answer in 1 seconds', self.error())
 
+    @mock.patch.object(trial, 'TIME', 1)
+    def test_stopped(self):
+        self.start(_hang)
+        os.kill(self.pid, signal.SIGSTOP)
+        while not self.trial.ended:
+            pass
+        self.assertEqual('no answer in 1 seconds', self.trial.error)
+
     def test_killed(self):
         self.start(_hang)
         os.kill(self.pid, signal.SIGKILL)
@@ -141,9 +149,9 @@ class TrialTestCase(test.NoDBTestCase):
             raise db_exc.DBConnectionError(exc)
 
     @ddt.data(1040, 1203, 1226)
-    def test_stuck_worker_has_all_connections(self, number):
+    def test_no_connection_is_left(self, number):
         self.start(self.lacks_connection, number)
-        self.assertIsNone(self.error())
+        self.assertEqual(trial.NO_CONNECTION, self.error())
 
     def test_database_is_away(self):
         self.start(self.lacks_connection, 2003)
