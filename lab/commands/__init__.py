@@ -19,6 +19,13 @@ def add_mode(parser):
                         help='(default: threading, if it has that)')
 
 
+def add_service(parser):
+    """Add ``--service``: which of nova's."""
+    parser.add_argument('--service', default='scheduler',
+                        choices=('scheduler', 'conductor'),
+                        help='whose workers (default: %(default)s)')
+
+
 def add_stock(parser):
     """Add ``--stock``: the nova to compare with."""
     parser.add_argument('--stock', metavar='TREE',

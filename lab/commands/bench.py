@@ -63,9 +63,7 @@ def add_arguments(parser):
     parser.add_argument('--rounds', type=int, metavar='N',
                         help='(default: 5, or 1)')
     commands.add_mode(parser)
-    parser.add_argument('--service', default='scheduler',
-                        choices=('scheduler', 'conductor'),
-                        help='whose workers (default: %(default)s)')
+    commands.add_service(parser)
     parser.add_argument('--stock-prefetch', type=int, nargs='*', metavar='N',
                         help='measure stock with each of these as well '
                              '(default: 4 for stuck and slow)')

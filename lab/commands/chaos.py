@@ -12,15 +12,15 @@
 
 """Random faults on two nodes in use; what is lost or killed without a cause.
 
-Two nova-schedulers of three workers are under eight callers. For a time,
-which follows from a seed alone, workers are killed, stopped, blocked, slow or
-failing, nodes are restarted, tables are locked, connections and records are
-lost. Then all of it is ended, and everybody has to be well again. What is
+Two nova-schedulers, or nova-conductors, of three workers are under eight
+callers. For a time, which follows from a seed alone, workers are killed,
+stopped, blocked, slow or failing, nodes are restarted, tables are locked,
+connections and records are lost. Then all of it is ended, and everybody has to be well again. What is
 allowed: a hurt worker loses what it had begun or held, and is killed; around
 closed connections requests run twice. All else is a violation, each told in
 a line; ends with 1 if there is one with the series.
 
-What nova-scheduler logged, and what was done, is written beside the table.
+What the service logged, and what was done, is written beside the table.
 """
 
 import collections
@@ -49,7 +49,7 @@ def add_arguments(parser):
                         help='with the oslo.messaging of the release')
     parser.add_argument('--stock', action='store_true',
                         help='the same to stock nova too, to compare with')
-    parser.set_defaults(service='scheduler')
+    commands.add_service(parser)
 
 
 def main(args, results):
@@ -58,7 +58,8 @@ def main(args, results):
     seed = random.randrange(10 ** 6) if args.seed is None else args.seed
     args.mode = args.mode or cloud.modes()[0]
     events = chaos.plan(seed, args.seconds)
-    title = f'seed {seed}, {args.mode}, {args.seconds} s'
+    title = (f'nova-{args.service}, seed {seed}, {args.mode}, '
+             f'{args.seconds} s')
     results.progress(f'{title}: {len(events)} faults')
     kinds = {'series': (cloud.find_tree(), () if args.without_companion else
                         (cloud.companion(),))}

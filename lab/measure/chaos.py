@@ -52,10 +52,11 @@ CONF = {'DEFAULT': {'report_interval': 2,
                     'service_down_time': SERVICE_DOWN_TIME,
                     'periodic_fuzzy_delay': 0,
                     'executor_thread_pool_size': 4},
-        'scheduler': {'worker_timeout': 10}}
+        'scheduler': {'worker_timeout': 10},
+        'conductor': {'worker_timeout': 10}}
 
-# The method of the scheduler that runs ``Client.work``.
-WORK = 'delete_aggregate'
+# The method that runs ``Client.work``, of each service.
+WORK = {'scheduler': 'delete_aggregate', 'conductor': '_object_dispatch'}
 
 # Seconds between two faults.
 GAP = (1, 4)
@@ -100,7 +101,8 @@ def _hold_gil(stage, worker, seconds):
 def _put(name, *arguments):
     """A fault of ``lab.faults`` that lasts until it is ended."""
     def act(stage, worker, seconds):
-        getattr(stage.cloud.faults, name)(worker, *arguments, WORK)
+        getattr(stage.cloud.faults, name)(
+            worker, *arguments, WORK[stage.cloud.topic])
         return functools.partial(stage.free, worker)
     return act
 
@@ -397,7 +399,7 @@ class _Judge:
 
 
 class Stage(contextlib.ExitStack):
-    """Two nova-schedulers under callers, and what is done to them.
+    """Two nodes of a service under callers, and what is done to them.
 
     Use it in a ``with``; what it starts is killed in the end.
     """
@@ -406,7 +408,8 @@ class Stage(contextlib.ExitStack):
                  progress=lambda text: None):
         """Choose what is done to what.
 
-        :param cloud: a running ``cloud.Cloud``, whose servers are its own
+        :param cloud: a running ``cloud.Cloud``, whose servers are its own, and
+            whose ``topic`` is that of the service
         :param events: list of ``Event``
         :param mode: one of ``cloud.modes``
         :param tree: folder of the nova to run; the installed one if None
@@ -430,12 +433,13 @@ class Stage(contextlib.ExitStack):
 
     def __enter__(self):
         self.cloud.faults.trace()
-        self.nodes = restarts.Nodes(self.cloud, self.mode, second=WORKERS,
-                                    **self.options)
+        self.nodes = restarts.Nodes(self.cloud, self.mode, self.cloud.topic,
+                                    second=WORKERS, **self.options)
         self._wait_well()
         with contextlib.ExitStack() as stack:
             stack.callback(self._kill)
-            client = stack.enter_context(self.cloud.client())
+            client = stack.enter_context(
+                self.cloud.client(self.cloud.topic))
             self.callers = stack.enter_context(rpc.Callers(
                 client, CALLERS, TIMEOUT, pause=PAUSE, named=True,
                 limit=float('inf'),
@@ -456,8 +460,10 @@ class Stage(contextlib.ExitStack):
         hosts = set().union(*(service.record_hosts()
                               for service in self.nodes.schedulers))
         self.cloud.wait(
-            lambda: hosts <= {record.host for record in self.cloud.services()
-                              if record.is_up(SERVICE_DOWN_TIME)},
+            lambda: hosts <= {
+                record.host for record in self.cloud.services(
+                    binary='nova-' + self.cloud.topic)
+                if record.is_up(SERVICE_DOWN_TIME)},
             WELL, 'all records to be up')
 
     def run(self):
@@ -584,7 +590,7 @@ class Stage(contextlib.ExitStack):
                 # Not before: a look takes its time, and so what has ended it
                 # came first.
                 found[1] = found[1]._replace(ended=self.callers.elapsed())
-        for service in self.cloud.schedulers:
+        for service in (*self.cloud.schedulers, *self.cloud.conductors):
             # Of one that came and went between two looks.
             for parent, pid in ENDED.findall(self._news(service)):
                 self._workers.setdefault(int(pid), [None, Worker(
@@ -619,10 +625,10 @@ class Stage(contextlib.ExitStack):
 
 
 def measure(args, events, tree, packages, stem, progress):
-    """Do it to two nova-schedulers of their own, on servers of their own.
+    """Do it to two nodes of a service, on servers of their own.
 
     :param args: ``mode``, and what ``pairs.start_cloud`` takes
-    :param stem: path of two files: ``.log``, what nova-scheduler logs, and
+    :param stem: path of two files: ``.log``, what the service logs, and
         ``.json``, what was done and what became of it; all else as for
         ``Stage``
     :returns: ``Verdict``

@@ -228,6 +228,7 @@ class TestCommand(testtools.TestCase):
         results = mock.Mock(folder=self.useFixture(fixtures.TempDir()).path,
                             command='chaos')
         args = {'seconds': 60, 'seed': 5, 'mode': 'threading',
+                'service': 'scheduler',
                 'without_companion': False, 'stock': False} | arguments
         with mock.patch('lab.servers.cloud.find_tree', lambda: None), \
                 mock.patch('lab.servers.cloud.stock_tree', lambda: 'stock'), \
@@ -243,8 +244,9 @@ class TestCommand(testtools.TestCase):
         self.assertEqual([(None, ('companion',), chaos.plan(5, 60))],
                          self.measured)
         self.assertEqual(
-            ['series, seed 5, threading, 60 s: 3 faults, 11 calls, 2 lost, 0 '
-             'run again, 0 workers ended; 0 violations.'], notes)
+            ['series, nova-scheduler, seed 5, threading, 60 s: 3 faults, 11 '
+             'calls, 2 lost, 0 run again, 0 workers ended; 0 violations.'],
+            notes)
 
     def test_violations(self):
         code, notes = self.run_command(['lost: one', 'run 2 times: two'])
