@@ -92,15 +92,17 @@ class Heartbeat:
         if self._sent is not None:
             if self._limit.full:
                 self._sent = max(self._sent, now)
-            # One that still runs when so much later another message begins
-            # may hang in a half-open connection to the database. The next one
-            # gets another connection. Few threads may be spent on that, as
-            # the database may take no writes. A worker that begins nothing is
-            # replaced.
+            # One that still runs so much later, while the worker has other
+            # messages, may hang in a half-open connection to the database. The
+            # next one gets another connection. The database may also take no
+            # writes for hours, so each waits longer than the one before, and
+            # few threads are spent on that. A worker that has no other message
+            # is replaced.
+            active = now if self._row.requests() else self._row.begun
             hangs = (self._sent == float('inf') and
-                     8 * self._running <= self._row.threads and
-                     self._row.begun > self._row.pinged +
-                     CONF.service_down_time)
+                     4 * self._running <= self._row.threads and
+                     active > self._row.pinged +
+                     CONF.service_down_time * 2 ** (self._running - 1))
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
             if (not hangs and self._row.begun <= self._sent and

@@ -354,8 +354,9 @@ class Supervisor:
 
     def _writes(self, now):
         """Whether a worker still writes heartbeats: the database is well."""
-        return now - max(watched.row.wrote for watched in self.watched) < (
-            2 * CONF.report_interval)
+        return CONF.servicegroup_driver == 'db' and now - max(
+            watched.row.written for watched in self.watched) < (
+                2 * CONF.report_interval)
 
     def _replace_stuck(self, stuck, now):
         replacing = self._replacing
@@ -372,9 +373,10 @@ class Supervisor:
                               self.stalled(watched, now)), now)
 
     def _replace(self, watched, now):
-        stalled = now - watched.row.begun
+        begun = watched.row.begun
+        stalled = now - begun
         self._dump(watched, now, watched.row.pid)
-        watched.sentenced = watched.row.begun
+        watched.sentenced = begun
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
                   '%(stalled)d seconds, since %(since)s; replacing it',
                   {'host': watched.row.host, 'stalled': stalled,
@@ -383,11 +385,9 @@ class Supervisor:
                        time.time() - stalled))})
         self._replacing = watched
         watched.replaced.append(now)
-        watched.reasons['stuck'] += 1
 
     def _spare(self, watched):
         watched.doomed, watched.sentenced = 0, 0.0
-        watched.reasons['stuck'] -= 1
         watched.replaced.pop()
         if self._replacing is watched:
             self._replacing = None
@@ -408,6 +408,7 @@ class Supervisor:
                 0 < watched.sentenced < watched.row.newest):
             self._spare(watched)
         if watched.doomed:
+            watched.reasons['stuck'] += bool(watched.sentenced)
             _kill(watched.doomed, signal.SIGKILL)
             if watched.row.pid == watched.doomed:
                 watched.row.clear()

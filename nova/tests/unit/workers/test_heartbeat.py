@@ -202,6 +202,8 @@ class SelfPingTestCase(HeartbeatTestCase):
         self.assertEqual(1, self.pings(INTERVAL))
 
     def test_none_while_a_heartbeat_is_written(self):
+        self.worker.row.threads = 64
+
         def write(*args):
             self.worker.heartbeat.reconnected()
             self.assertEqual(0, self.pings(600))
@@ -217,7 +219,7 @@ class SelfPingTestCase(HeartbeatTestCase):
         self.assertEqual(1, self.pings(30))
 
     def test_sent_again_where_the_heartbeat_hangs_and_requests_run(self):
-        self.worker.row.threads = 8
+        self.worker.row.threads = 4
 
         def hang(*args):
             self.now += 1
@@ -235,18 +237,36 @@ class SelfPingTestCase(HeartbeatTestCase):
     def test_few_hang(self):
         # The database takes no writes, but requests go on.
         def hang(*args):
-            self.now += DOWN_TIME + 1
+            self.now += last[0]
+            self.worker.row.end(self.worker.row.begin(b'r m i'))
+            self.assertEqual(0, self.pings(INTERVAL))
+            self.now += last[0] + 1
+            last[0] *= 2
             self.worker.row.end(self.worker.row.begin(b'r m i'))
             sent.append(self.pings(INTERVAL))
             if sent[-1]:
                 self.run_ping(self.worker)
             raise test.TestingException
 
-        sent = []
-        self.worker.row.threads = 16
+        # Each runs for twice as long as the last one before the next is sent.
+        for last in ([DOWN_TIME // 2], [DOWN_TIME // 2]):
+            sent = []
+            self.worker.row.threads = 8
+            self.worker.report_state.side_effect = hang
+            self.assertRaises(
+                test.TestingException, self.run_ping, self.worker)
+            self.assertEqual([1, 1, 0], sent)
+
+    def test_sent_again_where_the_heartbeat_hangs_and_a_request_runs(self):
+        def hang(*args):
+            self.assertEqual(0, self.pings(DOWN_TIME))
+            self.assertEqual(1, self.pings(INTERVAL))
+            raise test.TestingException
+
+        self.worker.row.threads = 4
+        self.worker.row.begin(b'r m i')
         self.worker.report_state.side_effect = hang
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
-        self.assertEqual([1, 1, 0], sent)
 
     def test_sent_again_where_others_begin(self):
         # A consumer of a process that was killed has it.

@@ -47,6 +47,7 @@ class SupervisorTestCase(test.NoDBTestCase):
             clock.monotonic.side_effect = lambda: self.now
         conf = mock.Mock(
             report_interval=INTERVAL, service_down_time=60,
+            servicegroup_driver='db',
             long_rpc_timeout=1800, graceful_shutdown_timeout=180,
             oslo_messaging_rabbit={
                 'rabbit_interval_max': RECONNECT,
@@ -225,7 +226,7 @@ class ReplaceTestCase(SupervisorTestCase):
         self.outage = supervisor.trial.NO_CONNECTION
         self.silent.add(self.row.host)
         for _interval in range(10):
-            self.board.rows[1].wrote = self.now
+            self.board.rows[1].written = self.now
             self.look(INTERVAL)
         self.assertNotEqual([], self.signals)
         self.assertIsNone(self.supervisor.outage)
@@ -233,13 +234,23 @@ class ReplaceTestCase(SupervisorTestCase):
     def test_no_connection_is_left_and_nobody_writes(self):
         # The database hangs, and connections pile up.
         self.outage = supervisor.trial.NO_CONNECTION
-        self.board.rows[1].wrote = self.now
+        self.board.rows[1].written = self.now
         self.fill(self.row)
         self.silent.update(HOSTS)
         self.look(600)
         self.assertEqual([], self.signals)
         self.assertEqual(supervisor.trial.NO_CONNECTION,
                          self.supervisor.outage)
+
+    def test_no_connection_is_left_and_heartbeats_go_elsewhere(self):
+        # To memcached.
+        self.conf.servicegroup_driver = 'mc'
+        self.outage = supervisor.trial.NO_CONNECTION
+        self.silent.add(self.row.host)
+        for _interval in range(10):
+            self.board.rows[1].written = self.now
+            self.look(INTERVAL)
+        self.assertEqual([], self.signals)
 
     def sentence(self):
         self.fill(self.row)
@@ -904,7 +915,7 @@ class HopelessTestCase(SupervisorTestCase):
     def test_stuck_ones_are_replaced(self):
         self.watch(TIMEOUT)
         self.all_stuck()
-        self.look(TIMEOUT + 1)
+        self.look(TIMEOUT + 1 + supervisor.DUMP_TIME)
         self.assertFalse(self.supervisor.failing)
         self.assertEqual([1], [
             watched.reasons['stuck'] for watched in self.supervisor.watched

@@ -98,8 +98,10 @@ class TrialTestCase(test.NoDBTestCase):
     def test_stopped(self):
         self.start(_hang)
         os.kill(self.pid, signal.SIGSTOP)
-        while not self.trial.ended:
-            pass
+        for _look in range(100):
+            if self.trial.ended:
+                break
+            time.sleep(0.1)
         self.assertEqual('no answer in 1 seconds', self.trial.error)
 
     def test_killed(self):
@@ -224,8 +226,12 @@ class AttemptTestCase(test.TestCase):
 
     def test_api_database_is_away(self):
         self.flags(connection='sqlite://', group='api_database')
-        self.cells.side_effect = db_exc.DBError
-        self.assertRaises(db_exc.DBError, self.attempt)
+        # Heartbeats go to the other one, and prove nothing.
+        self.cells.side_effect = db_exc.DBConnectionError(
+            Exception(1040, 'Too many connections'))
+        exc = self.assertRaises(RuntimeError, self.attempt)
+        self.assertIn('API database: ', str(exc))
+        self.assertFalse(trial._lacks_connection(exc))
 
     def test_broker_is_away(self):
         self.take_message.side_effect = test.TestingException
