@@ -135,22 +135,18 @@ class SchedulerTestCase(base.LabTestCase):
                              base.SERVICE_DOWN_TIME + 4 * 2 + 10)
 
     def wait_for_leader(self, cloud, schedulers, leader, timeout=30):
-        """Wait for two rounds in which all but the leader hold back."""
-        def rounds():
-            found = collections.Counter()
-            for scheduler in schedulers:
-                found.update(re.findall(
-                    r'skipping discover hosts on (\S+)',
-                    scheduler.log()[marks[scheduler]:]))
-            return found
+        """Wait for two rounds in which all others hold back for the leader.
 
+        In other rounds one of them is its deputy.
+        """
         def held_back():
-            found = rounds()
-            if found[leader]:
-                # It has followed until now, so look from here.
-                marks.update((s, len(s.log())) for s in schedulers)
-                return False
-            return all(found[host] >= 2 for host in followers)
+            rounds = collections.Counter()
+            for scheduler in schedulers:
+                for named, host in re.findall(
+                        r'Current leader is (\S+), skipping discover hosts on '
+                        r'(\S+)', scheduler.log()[marks[scheduler]:]):
+                    rounds[host] = rounds[host] + 1 if named == leader else 0
+            return all(rounds[host] >= 2 for host in followers)
 
         followers = {host for s in schedulers for host in s.record_hosts()
                      if host != leader}
