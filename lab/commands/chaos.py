@@ -34,7 +34,8 @@ from lab.servers import cloud
 
 COLUMNS = ('faults', 'skipped', 'answered', 'failed',
            'failed, begun by the hurt', 'lost', 'lost, begun by the hurt',
-           'lost, held by the hurt', 'run again', 'workers ended', 'replaced')
+           'lost, held by the hurt', 'lost or failed with a node', 'run again',
+           'workers ended', 'replaced')
 # Violations that are told of each.
 MOST_TOLD = 50
 

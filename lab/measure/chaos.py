@@ -71,6 +71,8 @@ KILLED_AFTER = 15
 # Seconds after connections were closed within which what begins may run again:
 # RabbitMQ may not have seen that it was acknowledged.
 AGAIN_AFTER = 2
+# Seconds until all have found another node, when one of a cluster is killed.
+FAILOVER = 5
 # Seconds that a start may take while the database is slow.
 START = 30
 # Requests that a worker may hold which it has not begun: what it prefetches,
@@ -170,6 +172,8 @@ class Fault:
     ends: bool = False
     #: Whether a worker that starts ends, as it does on stock.
     ends_starts: bool = False
+    #: What becomes of a call that is under way when it begins, whoever has it.
+    costs: str | None = None
 
 
 #: By their names.
@@ -197,11 +201,12 @@ FAULTS = {
 if cluster.NODES > 1:
     FAULTS['rabbitmq'] = Fault(
         'node of RabbitMQ killed', _lose_node(
-            lambda stage: stage.cloud.broker), 'cloud', (5, 20))
+            lambda stage: stage.cloud.broker), 'cloud', (5, 20), costs='lost')
 if galera.GALERA:
     FAULTS['galera'] = Fault(
         'node of Galera killed', _lose_node(
-            lambda stage: stage.cloud.database.server), 'cloud', (5, 20))
+            lambda stage: stage.cloud.database.server), 'cloud', (5, 20),
+        ends_starts=True, costs='failed')
 # What is not acknowledged then runs again.
 AGAIN = ('close', 'rabbitmq')
 
@@ -321,6 +326,11 @@ class _Judge:
                 call.outcome == 'lost' and self._account(call, found))
         if allowed:
             self.counts[f'{call.outcome}, {what} by the hurt'] += 1
+            return
+        if any(FAULTS[incident.fault].costs == call.outcome and
+               call.began - FAILOVER <= incident.began <= call.ended
+               for incident in self.incidents):
+            self.counts['lost or failed with a node'] += 1
             return
         self._violated('%s: call %s, %.1f to %.1f s, %s%s' % (
             call.outcome, call.name, call.began, call.ended,

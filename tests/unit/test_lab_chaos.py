@@ -12,6 +12,7 @@
 
 """Which of what happened under random faults is due to them."""
 
+import dataclasses
 import types
 from unittest import mock
 
@@ -105,6 +106,22 @@ class TestJudge(testtools.TestCase):
             self.check('lost: call one', calls=[self.call('lost')],
                        executions=self.run_by(SICK),
                        incidents=[self.incident(fault)])
+
+    def test_lost_with_a_node_of_a_cluster(self):
+        node = dataclasses.replace(chaos.FAULTS['close'], costs='lost')
+        with mock.patch.dict(chaos.FAULTS, {'rabbitmq': node}):
+            for began, ended in ((9, 30), (15, 16)):
+                self.assertEqual(
+                    {'lost': 1, 'lost or failed with a node': 1},
+                    self.check(calls=[self.call('lost', began=14, ended=34)],
+                               executions=self.run_by(WELL),
+                               incidents=[self.incident(
+                                   'rabbitmq', began, ended, ())]))
+            for what in ({'calls': [self.call('failed')]},
+                         {'calls': [self.call('lost', began=16)]}):
+                self.check(what['calls'][0].outcome,
+                           executions=self.run_by(WELL), incidents=[
+                               self.incident('rabbitmq', 10, 30, ())], **what)
 
     def test_lost_at_another_time(self):
         what = {'executions': self.run_by(SICK),
