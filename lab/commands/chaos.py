@@ -15,10 +15,11 @@
 Two nova-schedulers, or nova-conductors, of three workers are under eight
 callers. For a time, which follows from a seed alone, workers are killed,
 stopped, blocked, slow or failing, nodes are restarted, tables are locked,
-connections and records are lost. Then all of it is ended, and everybody has to be well again. What is
-allowed: a hurt worker loses what it had begun or held, and is killed; around
-closed connections requests run twice. All else is a violation, each told in
-a line; ends with 1 if there is one with the series.
+connections and records are lost. Then all of it is ended, and everybody has to
+be well again. What is allowed: a hurt worker loses what it had begun or held,
+and is killed; around closed connections requests run twice; where a node of a
+cluster is killed, a call that is under way may be lost or fail. All else is a
+violation, each told in a line; ends with 1 if there is one with the series.
 
 What the service logged, and what was done, is written beside the table.
 """

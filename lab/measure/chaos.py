@@ -24,6 +24,7 @@ import functools
 import json
 import random
 import re
+import subprocess
 import threading
 import typing
 
@@ -530,7 +531,7 @@ class Stage(contextlib.ExitStack):
             self._over.wait(event.seconds)
             if end:
                 end()
-        except (LabError, psutil.NoSuchProcess,
+        except (LabError, psutil.NoSuchProcess, subprocess.CalledProcessError,
                 database.exc.OperationalError,
                 database.exc.InterfaceError) as error:
             # Others are done to it as well: it is gone, say.

@@ -130,8 +130,9 @@ class TestTexts(testtools.TestCase):
     def test_blocks_of_yaml(self):
         blocks = []
         for path in (ROOT / 'doc' / 'source').rglob('*.rst'):
-            for block in re.findall(r'^( *)\.\. code-block:: yaml\n((?:\1 +.*\n'
-                                    r'|\n)+)', path.read_text(), re.MULTILINE):
+            for block in re.findall(
+                    r'^( *)\.\. code-block:: yaml\n((?:\1 +.*\n|\n)+)',
+                    path.read_text(), re.MULTILINE):
                 blocks.append(yaml.safe_load(textwrap.dedent(block[1])))
         self.assertGreater(len(blocks), 5)
         for block in blocks:
