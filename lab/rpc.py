@@ -65,6 +65,10 @@ def aggregate(name):
             'name': name, 'hosts': [], 'metadata': {}}}
 
 
+# The method that runs ``Client.work``, of each service.
+WORK = {'scheduler': 'delete_aggregate', 'conductor': '_object_dispatch'}
+
+
 def _work(topic):
     """The request that costs nothing: method and arguments."""
     if topic == 'scheduler':

@@ -56,9 +56,6 @@ CONF = {'DEFAULT': {'report_interval': 2,
         'scheduler': {'worker_timeout': 10},
         'conductor': {'worker_timeout': 10}}
 
-# The method that runs ``Client.work``, of each service.
-WORK = {'scheduler': 'delete_aggregate', 'conductor': '_object_dispatch'}
-
 # Seconds between two faults.
 GAP = (1, 4)
 # Seconds in which a worker or a node gets no fault of the same scope again.
@@ -105,7 +102,7 @@ def _put(name, *arguments):
     """A fault of ``lab.faults`` that lasts until it is ended."""
     def act(stage, worker, seconds):
         getattr(stage.cloud.faults, name)(
-            worker, *arguments, WORK[stage.cloud.topic])
+            worker, *arguments, rpc.WORK[stage.cloud.topic])
         return functools.partial(stage.free, worker)
     return act
 

@@ -375,8 +375,7 @@ class Supervisor:
     def _replace(self, watched, now):
         begun = watched.row.begun
         stalled = now - begun
-        self._dump(watched, now, watched.row.pid)
-        watched.sentenced = begun
+        self._dump(watched, now, watched.row.pid, begun)
         LOG.error('Worker %(host)s (pid %(pid)d) has begun no message for '
                   '%(stalled)d seconds, since %(since)s; replacing it',
                   {'host': watched.row.host, 'stalled': stalled,
@@ -395,10 +394,10 @@ class Supervisor:
                     'replaced', {'host': watched.row.host,
                                  'pid': watched.row.pid})
 
-    def _dump(self, watched, now, doomed=0):
+    def _dump(self, watched, now, doomed=0, sentenced=0.0):
         """Have a worker write its stacks, before it is killed if it is."""
-        watched.doomed, watched.grew = doomed, now
-        watched.sentenced = 0.0
+        watched.doomed, watched.sentenced = doomed, sentenced
+        watched.grew = now
         _kill(watched.row.pid, DUMP_SIGNAL)
 
     def _end_dump(self, watched, now):

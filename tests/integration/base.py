@@ -49,7 +49,7 @@ RETIRED = 2 * SERVICE_DOWN_TIME + REPORT_INTERVAL + 15
 
 # Methods that requests go through which fill pools, and that are not the one
 # that probes call.
-WORK = {'scheduler': 'delete_aggregate', 'conductor': '_object_dispatch'}
+WORK = rpc.WORK
 
 CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                     'service_down_time': SERVICE_DOWN_TIME,

@@ -53,7 +53,7 @@ CONF = {'DEFAULT': {'report_interval': 2,
                     'periodic_fuzzy_delay': 0}}
 
 # The method of the scheduler that runs ``Client.work``.
-WORK = 'delete_aggregate'
+WORK = rpc.WORK['scheduler']
 
 # Seconds of calls before what they are when all is well, and of that.
 WARM_UP = 2
