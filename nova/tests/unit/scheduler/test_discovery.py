@@ -28,7 +28,7 @@ class DiscoveryTestCase(test.NoDBTestCase):
         # As after a restart of the cloud. The first one may be gone for good.
         get_by_binary.return_value = [
             objects.Service(host=host, forced_down=True) for host in 'ab']
+        self.flags(host='b')
         scheduler = manager.SchedulerManager()
-        scheduler.host = 'b'
         scheduler._discover_hosts_in_cells(context.get_admin_context())
         discover.assert_called_once()
