@@ -112,8 +112,10 @@ class Heartbeat:
         self._sent = now
         try:
             # Each host of the URL once, as the next self-ping is due soon.
+            # Without any retry oslo.messaging would keep a connection that is
+            # half open, and use it for the next self-ping, too.
             self._client.prepare(
-                retry=len(rpc.get_transport_url().hosts[1:])
+                retry=len(rpc.get_transport_url().hosts)
             ).cast(context.get_admin_context(), 'ping')
         except Exception:
             # oslo.messaging has logged it.

@@ -139,6 +139,20 @@ class BrokerOutageTestCase(OutageTestCase):
         self.check_from_here_on()
 
     @ddt.data(*base.MODES)
+    def test_half_open_connections(self, mode):
+        # Nobody but self-pings sends anything.
+        box, url = self.middlebox(base.rabbitmq().transport_url)
+        self.begin(mode, {
+            'DEFAULT': dict(CONF['DEFAULT'], transport_url=url),
+            'oslo_messaging_rabbit': {'heartbeat_timeout_threshold': 6},
+            **{topic: {'worker_timeout': 0} for topic in base.WORK}})
+        box.abandon()
+        self.made.wait(lambda: not self.all_up(), 2 * base.SERVICE_DOWN_TIME,
+                       'all records to be down')
+        self.wait_all_up(BROKER_BACK)
+        self.check_nobody_was_replaced()
+
+    @ddt.data(*base.MODES)
     def test_alarm(self, mode):
         # It takes nothing from callers either.
         self.begin(mode)

@@ -175,8 +175,8 @@ class SelfPingTestCase(HeartbeatTestCase):
             (target.topic, target.server, target.namespace, target.version))
         client = self.rpc.get_client.return_value
         self.worker.ping()
-        # All hosts of the URL, each once.
-        client.prepare.assert_called_once_with(retry=2)
+        # All hosts of the URL, each once, after the connection that is there.
+        client.prepare.assert_called_once_with(retry=3)
         client.prepare.return_value.cast.assert_called_once_with(
             mock.ANY, 'ping')
 
