@@ -19,6 +19,7 @@ of time.monotonic(), which is the same clock in all processes of a machine.
 """
 
 import ctypes
+import faulthandler
 import mmap
 import os
 import time
@@ -89,6 +90,7 @@ class Row(ctypes.Structure):
     :ivar host: the worker host
     :ivar tasks: a Task for each thread that runs messages
     :ivar past: the Past
+    :ivar stacks: the file that the worker writes its stacks to
     """
 
     _fields_ = [
@@ -97,6 +99,8 @@ class Row(ctypes.Structure):
         # When that state began, and when a timer last ran: Python code runs.
         ('since', ctypes.c_double),
         ('ticked', ctypes.c_double),
+        # Whether the parent asks for the stacks; the worker ends that.
+        ('asked', ctypes.c_uint64),
         # How many messages may run at a time.
         ('threads', ctypes.c_uint64),
         # The id of the record, when a self-ping last could not be sent, when
@@ -129,15 +133,25 @@ class Row(ctypes.Structure):
         self.since = time.monotonic()
         self.state = state
 
-    def begin(self, request):
+    def tick(self):
+        """In the worker, from a timer: Python code runs."""
+        self.ticked = time.monotonic()
+        if self.asked:
+            self.asked = 0
+            faulthandler.dump_traceback(self.stacks)
+
+    def begin(self, request, own=True):
         """In the worker: a thread begins a message.
 
         :param request: id, method and instance as bytes; empty for a ping
+        :param own: whether the message came to the RPC server of the worker:
+            a ping to the node address does not show that this one reads
         :returns: the Task, for end()
         """
         task = self._free.pop()
         task.request = request[:REQUEST_SIZE - 1]
-        task.since = time.monotonic()
+        if own:
+            task.since = time.monotonic()
         task.stage = RUNNING
         return task
 
@@ -165,7 +179,7 @@ class Row(ctypes.Structure):
 
     @property
     def newest(self):
-        """When a message last began, or 0."""
+        """When a message to the worker last began, or 0."""
         return max(task.since for task in self.tasks)
 
     @property

@@ -93,17 +93,20 @@ class _Deliveries:
             self._keep(consumer)
 
     def _keep(self, consumer):
-        begin = consumer.consume
+        begin, declare = consumer.consume, consumer.declare
         begun = False
+
+        def declare_with_prefetch(conn):
+            # A channel that the broker has closed starts without a prefetch.
+            conn._set_qos(conn.channel)
+            declare(conn)
 
         def consume(conn, tag):
             nonlocal begun
-            # A channel that the broker has closed starts without a prefetch,
-            # and what came by the old one is delivered to others by now.
-            conn._set_qos(conn.channel)
             # py-amqp may have opened the same channel again, and a stream is
             # read on from another offset than that of its declaration.
             consumer._declared_on = None
+            # What came by an old channel is delivered to others by now.
             self._deliveries = collections.deque(
                 delivery for delivery in self._deliveries
                 if delivery[0] is not consumer)
@@ -112,6 +115,7 @@ class _Deliveries:
                 self._on_reconnect()
             begun = True
 
+        consumer.declare = declare_with_prefetch
         consumer.consume = consume
         consumer.callback = lambda message: self._deliveries.append(
             (consumer, message))

@@ -69,16 +69,13 @@ class Heartbeat:
         self._row.record = service.service_ref.id
         self._client = rpc.get_client(messaging.Target(
             topic=topic, server=host, namespace='worker', version='1.0'))
-        self._tick()
-        service.tg.add_timer(TICK, self._tick)
+        self._row.tick()
+        service.tg.add_timer(TICK, self._row.tick)
         if interval := service.report_interval:
             # As late as in nova's other services: all workers start first.
             service.tg.add_timer_args(
                 interval, self._ping, stop_on_exception=False,
                 initial_delay=min(interval, api.INITIAL_REPORTING_DELAY))
-
-    def _tick(self):
-        self._row.ticked = time.monotonic()
 
     def reconnected(self):
         """Make up for casts and a self-ping that may have been lost."""
@@ -95,14 +92,12 @@ class Heartbeat:
             # One that still runs so much later, while the worker has other
             # messages, may hang in a half-open connection to the database. The
             # next one gets another connection. The database may also take no
-            # writes for hours, so each waits longer than the one before, and
-            # few threads are spent on that. A worker that has no other message
-            # is replaced.
+            # writes for hours, so few threads are spent on that. A worker that
+            # has no other message is replaced.
             active = now if self._row.requests() else self._row.begun
             hangs = (self._sent == float('inf') and
-                     4 * self._running <= self._row.threads and
-                     active > self._row.pinged +
-                     CONF.service_down_time * 2 ** (self._running - 1))
+                     self._running <= max(1, self._row.threads // 4) and
+                     active > self._row.pinged + pause(self._running))
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
             if (not hangs and self._row.begun <= self._sent and
@@ -195,6 +190,14 @@ class _Endpoint:
 
     def ping(self, context):
         self._pinged()
+
+
+def pause(hanging):
+    """How many seconds to wait for a self-ping before another one is sent.
+
+    :param hanging: how many self-pings hang
+    """
+    return CONF.service_down_time * 2 ** (hanging - 1)
 
 
 def rabbit(option, default):

@@ -227,7 +227,8 @@ class Worker(service.ServiceBase):
             rpc.get_server(target, [
                 baserpc.BaseRPCAPI(self.server.manager.service_name,
                                    self.backdoor_port)]),
-            rpcserver.Share(self._limit, NODE_THREADS), self.board, self.row)
+            rpcserver.Share(self._limit, NODE_THREADS), self.board, self.row,
+            own=False)
         self._node_rpcserver.start(override_pool_size=NODE_THREADS)
 
 

@@ -26,6 +26,9 @@ import oslo_messaging as messaging
 from nova.workers import board
 from nova.workers import deliveries
 
+# A thread whose request has failed rests for so many seconds at most.
+MOST_REST = 60
+
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
 
@@ -118,12 +121,16 @@ class RPCServer:
     :param row: the nova.workers.board.Row of the worker
     :param on_reconnect: called without arguments when the server consumes
         anew, as casts may have got lost meanwhile
+    :param own: whether it is the RPC server of the worker, or that of the node
+        address
     """
 
-    def __init__(self, server, limit, node, row, on_reconnect=lambda: None):
+    def __init__(self, server, limit, node, row, on_reconnect=lambda: None,
+                 own=True):
         self._server = server
         self._board = node
         self._row = row
+        self._own = own
         self._current = threading.local()
         self._stopped = threading.Event()
         self.wait = server.wait
@@ -145,10 +152,13 @@ class RPCServer:
         self._server.stop()
 
     def _process_on_the_board(self, incoming):
-        task = self._current.task = self._row.begin(_describe(incoming[0]))
+        task = self._current.task = self._row.begin(
+            _describe(incoming[0]), self._own)
         self._current.rest = 0
         try:
             self._process(incoming)
+            # The reply is sent, so nothing can be lost any more.
+            task.request = b''
             self._stopped.wait(self._current.rest)
         finally:
             self._row.end(task)
@@ -168,7 +178,8 @@ class RPCServer:
                 if failed:
                     # A worker that fails at once would be free at once, and
                     # would get all that its busy siblings cannot take.
-                    self._current.rest = self._board.took(self._row) - took
+                    self._current.rest = min(
+                        MOST_REST, self._board.took(self._row)) - took
             task.stage = board.REPLYING
 
 

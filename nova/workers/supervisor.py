@@ -43,8 +43,8 @@ LOG = logging.getLogger(__name__)
 # Has a worker write its stacks, which does not end it.
 DUMP_SIGNAL = signal.SIGRTMIN + 1
 
-# Seconds: between two looks; that a stopped worker has for its stacks; that a
-# start may take; without a tick, or a look, when a process does not run.
+# Seconds: between two looks; that a signal may take to have stacks written; that
+# a start may take; without a tick, or a look, when a process does not run.
 INTERVAL = 0.5
 DUMP_TIME = 2
 START_TIME = 30
@@ -70,11 +70,11 @@ class Watched:
         self.row = row
         # The stacks that the worker writes, how many bytes of them were there
         # at the last look, when they grew, and the process to be killed.
-        self._output = os.memfd_create('stacks')
+        self._output = row.stacks = os.memfd_create('stacks')
         # Each write at the end, also after read() has cut it.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)
         self._size = 0
-        self.grew = 0.0
+        self._grew = self._patience = 0.0
         self.doomed = 0
         # When the newest message of one that is to be replaced began.
         self.sentenced = 0.0
@@ -99,6 +99,19 @@ class Watched:
         """In the worker: write the stacks when the parent asks for them."""
         faulthandler.register(DUMP_SIGNAL, self._output)
 
+    def ask_for_stacks(self, now):
+        """In the parent: have the worker write the stacks of its threads.
+
+        Where Python code runs a timer does so. A handler of signals would read
+        what other threads change meanwhile, which may crash the process.
+        """
+        self._grew = now
+        if now - self.row.ticked < PAUSE:
+            self.row.asked, self._patience = 1, PAUSE
+        else:
+            self._patience = DUMP_TIME
+            _kill(self.row.pid, DUMP_SIGNAL)
+
     def kill_later(self, seconds):
         """In the parent: kill the worker if it still runs then.
 
@@ -115,8 +128,8 @@ class Watched:
         """Whether there are stacks that the worker still writes, or may."""
         size = os.fstat(self._output).st_size
         if size != self._size:
-            self._size, self.grew = size, now
-        return now - self.grew < (INTERVAL if size else DUMP_TIME)
+            self._size, self._grew = size, now
+        return now - self._grew < (INTERVAL if size else self._patience)
 
     def read(self):
         """Take the stacks that the worker has written."""
@@ -135,13 +148,19 @@ class Watched:
         if row.state == board.STARTING:
             timeout += START_TIME
         elif not row.full and now - row.ticked < PAUSE:
-            if row.requests() or row.busy(board.REPLYING):
-                # Requests would be lost, where oslo.messaging has to find out
-                # that a broker has gone, or a caller that a reply is for.
-                timeout = max(
-                    timeout + heartbeat.reconnect_time(), 2 * heartbeat.rabbit(
-                        'heartbeat_timeout_threshold', 60))
-            elif not row.busy(board.RUNNING):
+            running = row.busy(board.RUNNING)
+            hanging = sum(not task.request for task in running)
+            loses = row.requests() or row.busy(board.REPLYING)
+            if loses:
+                # First oslo.messaging has to find out that the broker has
+                # gone, or the caller that a reply is for; or the next
+                # self-ping is to come, where the last one hangs.
+                timeout = max(timeout, 2 * heartbeat.rabbit(
+                    'heartbeat_timeout_threshold', 60))
+                if hanging:
+                    timeout = max(timeout, heartbeat.pause(hanging) +
+                                  2 * CONF.report_interval)
+            if loses or not hanging:
                 # The listener may be about to connect to the broker again.
                 timeout += heartbeat.reconnect_time()
         recently = [at for at in self.replaced if now - at < REMEMBERED]
@@ -243,7 +262,8 @@ class Supervisor:
                 if watched.sentenced:
                     # What held up the parent may have held up the worker.
                     self._spare(watched)
-        elif newest - self._newest > 2 * CONF.report_interval + INTERVAL:
+        elif CONF.report_interval > 0 and newest - self._newest > (
+                2 * CONF.report_interval + INTERVAL):
             self._works = newest
         # Those with free threads send a self-ping, and a broker that is away
         # refuses each.
@@ -397,8 +417,7 @@ class Supervisor:
     def _dump(self, watched, now, doomed=0, sentenced=0.0):
         """Have a worker write its stacks, before it is killed if it is."""
         watched.doomed, watched.sentenced = doomed, sentenced
-        watched.grew = now
-        _kill(watched.row.pid, DUMP_SIGNAL)
+        watched.ask_for_stacks(now)
 
     def _end_dump(self, watched, now):
         if watched.dumps(now):
@@ -468,7 +487,10 @@ class Supervisor:
     def _restart_failing(self, alive, now):
         for watched in alive:
             row = watched.row
-            if row.pid == watched.stopping[0]:
+            # Without a limit, a request that hangs would keep a process that
+            # takes no others, and no new one would take its place.
+            if (row.pid == watched.stopping[0] or
+                    not CONF.graceful_shutdown_timeout):
                 continue
             siblings = [other.row for other in self.watched
                         if other is not watched]

@@ -121,7 +121,7 @@ class JoinTestCase(HeartbeatTestCase):
     def test_timers(self):
         timers = self.join(INTERVAL)
         timers.add_timer.assert_called_once_with(
-            heartbeat.TICK, self.worker.heartbeat._tick)
+            heartbeat.TICK, self.worker.row.tick)
         # A timer ends with the first exception by default. And a node with
         # many workers starts them all first.
         timers.add_timer_args.assert_called_once_with(
@@ -137,11 +137,6 @@ class JoinTestCase(HeartbeatTestCase):
         timers = self.join(0)
         timers.add_timer_args.assert_not_called()
         timers.add_timer.assert_called_once()
-
-    def test_tick(self):
-        self.now += 1
-        self.worker.heartbeat._tick()
-        self.assertEqual(1001, self.worker.row.ticked)
 
 
 class SelfPingTestCase(HeartbeatTestCase):

@@ -143,7 +143,7 @@ class WorkerTestCase(test.NoDBTestCase):
         # A worker that cannot run requests does not answer for the node.
         self.rpcserver.assert_called_once_with(
             self.get_server.return_value, self.share.return_value, self.board,
-            self.board.rows[1])
+            self.board.rows[1], own=False)
         self.share.assert_called_once_with(self.limit, launcher.NODE_THREADS)
         self.rpcserver.return_value.start.assert_called_once_with(
             override_pool_size=launcher.NODE_THREADS)

@@ -104,8 +104,10 @@ class RPCServerTestCase(test.NoDBTestCase):
         self.limit = rpcserver.ConcurrencyLimit()
         self.limit.open(1)
         self.on_reconnect = mock.Mock()
-        self.inner = rpc.get_server(
-            messaging.Target(topic='t', server='s'), [self])
+        self.inner = self.get_server()
+
+    def get_server(self):
+        return rpc.get_server(messaging.Target(topic='t', server='s'), [self])
 
     # What it serves.
 
@@ -120,9 +122,9 @@ class RPCServerTestCase(test.NoDBTestCase):
     def refuse(self, context):
         raise test.TestingException
 
-    def wrap(self):
+    def wrap(self, **kwargs):
         return rpcserver.RPCServer(self.inner, self.limit, self.board,
-                                   self.row, self.on_reconnect)
+                                   self.row, self.on_reconnect, **kwargs)
 
     def incoming(self, method='succeed', **message):
         return mock.Mock(
@@ -177,11 +179,28 @@ class ProcessTestCase(RPCServerTestCase):
         self.sibling.took, self.sibling.ended = 3, self.row.since
         incoming = self.incoming('fail')
         # Its caller does not wait for that.
-        self.rest.side_effect = (
-            lambda seconds: incoming.reply.assert_called_once())
+        self.rest.side_effect = lambda seconds: (
+            incoming.reply.assert_called_once(),
+            # Nor can it be lost any more.
+            self.assertEqual('', self.row.requests()))
         self.inner._process_incoming([incoming])
         self.assertAlmostEqual(3, self.rest.call_args.args[0], 0)
         self.assertEqual((0, 1), self.row.counts())
+
+    def test_thread_of_a_failure_is_busy_for_a_minute_at_most(self):
+        # One request of an hour is enough for such a mean.
+        self.sibling.took, self.sibling.ended = 720, self.row.since
+        self.run_request('fail')
+        self.assertAlmostEqual(60, self.rest.call_args.args[0], 0)
+
+    def test_ping_to_the_node_address(self):
+        # It says nothing of the queues of this worker.
+        self.run_request('succeed')
+        newest = self.row.newest
+        self.inner = self.get_server()
+        self.wrap(own=False)
+        self.run_request('ping', namespace='baseapi')
+        self.assertEqual(newest, self.row.newest)
 
     def test_thread_of_others_is_free_at_once(self):
         self.sibling.took, self.sibling.ended = 3, self.row.since
@@ -233,17 +252,27 @@ class Consumer:
     def __init__(self, kind):
         self.type = kind
 
+    def declare(self, conn):
+        self._declared_on = conn.channel
+
     def consume(self, conn, tag):
-        conn.order.append((self.type, tag))
         # Or it would ask a stream for what it has read.
         assert self._declared_on is None
-        self._declared_on = conn.channel
+        self.declare(conn)
+        conn.order.append((self.type, tag))
+        if conn.lacks_queue:
+            # py-amqp has opened the channel again.
+            conn.lacks_queue = False
+            self.declare(conn)
+            conn.order.append((self.type, tag))
 
 
 class Connection:
     """That of oslo.messaging to RabbitMQ, as far as the listener sees it."""
 
     channel = 'channel'
+    # Whether the queue of the next consumer has gone.
+    lacks_queue = False
 
     def __init__(self, prefetch_count):
         self.rabbit_qos_prefetch_count = prefetch_count
@@ -354,6 +383,12 @@ class HoldBackTestCase(RPCServerTestCase):
             [('channel', 2), ('topic', 1), ('channel', 2), ('fanout', 2),
              ('channel', 2), ('topic', 1)], self.conn.order)
 
+    def test_prefetch_where_a_queue_was_gone(self):
+        self.conn.order.clear()
+        self.conn.lacks_queue = True
+        self.conn.topic.consume(self.conn, 1)
+        self.assertEqual([('channel', 2), ('topic', 1)] * 2, self.conn.order)
+
     def test_reconnect_is_told_once(self):
         self.on_reconnect.assert_not_called()
         for number in (1, 2):
@@ -376,8 +411,7 @@ class HoldBackTestCase(RPCServerTestCase):
         self.assertEqual(('channel', 1), self.conn.order[0])
 
     def test_driver_that_is_not_known(self):
-        server = rpc.get_server(
-            messaging.Target(topic='t', server='s'), [self])
+        server = self.get_server()
         rpcserver.RPCServer(server, self.limit, self.board, self.row)
         self.assertIsNotNone(server._create_listener())
         self.assertIn('a worker that is blocked goes on taking requests',
@@ -401,7 +435,7 @@ class OsloMessagingTestCase(test.NoDBTestCase):
                               '_create_listener', '_on_incoming']),
                 (self.inner.dispatcher, ['dispatch']),
                 (impl_rabbit.Connection, ['consume', '_set_qos']),
-                (impl_rabbit.Consumer, ['consume'])):
+                (impl_rabbit.Consumer, ['consume', 'declare'])):
             for name in names:
                 self.assertTrue(hasattr(owner, name), (owner, name))
 

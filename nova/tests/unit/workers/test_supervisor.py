@@ -149,8 +149,19 @@ class AllowanceTestCase(SupervisorTestCase):
     def test_runs_requests_and_has_free_threads(self):
         self.row.ticked = self.now
         self.row.begin(b'r m i')
-        self.assertAllowance(NOTICE)
-        self.assertAllowance(NOTICE + RECONNECT, timeout=NOTICE)
+        self.assertAllowance(NOTICE + RECONNECT)
+        self.assertAllowance(2 * NOTICE + RECONNECT, timeout=2 * NOTICE)
+
+    def test_runs_requests_while_self_pings_hang(self):
+        # The next one comes over another connection to the database.
+        self.row.ticked = self.now
+        self.row.threads = 4
+        self.row.begin(b'r m i')
+        for hanging in (1, 2):
+            self.row.begin(b'')
+            self.assertGreater(
+                self.watched.allowance(TIMEOUT, self.now),
+                self.conf.service_down_time * hanging + INTERVAL)
 
     def test_runs_only_a_ping(self):
         # It hangs while it writes a heartbeat, and loses nothing.
@@ -165,7 +176,7 @@ class AllowanceTestCase(SupervisorTestCase):
             tasks = self.fill(self.row, request)
             for task in tasks:
                 task.stage = board.REPLYING
-            self.assertAllowance(NOTICE)
+            self.assertAllowance(NOTICE + RECONNECT)
             for task in tasks:
                 self.row.end(task)
 
@@ -313,25 +324,25 @@ class ReplaceTestCase(SupervisorTestCase):
         self.trials.assert_not_called()
         self.look(1)
         self.trials.assert_called_once_with(mock.sentinel.attempt)
-        self.assertEqual([(1, supervisor.DUMP_SIGNAL)], self.signals)
-        # It writes its stacks.
-        self.look(supervisor.DUMP_TIME)
-        self.assertEqual((1, signal.SIGKILL), self.signals[-1])
+        # Its timer is to write its stacks.
+        self.assertEqual(([], 1), (self.signals, self.row.asked))
+        self.look(supervisor.PAUSE)
+        self.assertEqual([(1, signal.SIGKILL)], self.signals)
         self.assertEqual(1, self.logged(
             'Worker n-worker-1 (pid 1) has begun no message for 31 seconds, '
             'since 20'))
-        lost = 'req-1 m instance i for 33.0 s'
+        lost = 'req-1 m instance i for 36.0 s'
         self.assertEqual(1, self.logged(f'lost: {lost}; {lost}'))
         self.assertEqual(0, self.row.pid)
         self.look(600)
-        self.assertEqual(2, len(self.signals))
+        self.assertEqual(1, len(self.signals))
 
     def test_stuck_before_it_serves(self):
         self.row.enter(board.STARTING)
         self.silent.add(self.row.host)
         self.look(TIMEOUT + supervisor.START_TIME)
         self.assertEqual([], self.signals)
-        self.look(5)
+        self.look(6)
         self.assertEqual((1, signal.SIGKILL), self.signals[-1])
 
     def test_has_ended_by_itself(self):
@@ -411,7 +422,7 @@ class ReplaceTestCase(SupervisorTestCase):
         self.look(TIMEOUT + RECONNECT - 5)
         self.trials.assert_not_called()
         self.look(2 * INTERVAL)
-        self.assertEqual((1, supervisor.DUMP_SIGNAL), self.signals[0])
+        self.assertEqual((1, signal.SIGKILL), self.signals[0])
 
     def test_parent_was_paused(self):
         self.silent.update(HOSTS)
@@ -427,41 +438,41 @@ class ReplaceTestCase(SupervisorTestCase):
             self.look(1)
         # Who is stuck for longer comes first, and has not started again.
         self.look(TIMEOUT + 20)
-        self.assertEqual([1, 1], [pid for pid, _signum in self.signals])
+        self.assertEqual([1], [pid for pid, _signum in self.signals])
         self.row.open()
         self.row.pid = 4
         self.children.add(4)
-        self.look(5)
-        self.assertEqual(2, len(self.signals))
+        self.look(supervisor.PAUSE + 1)
+        self.assertEqual(1, len(self.signals))
         self.row.enter(board.SERVING)
         self.silent.discard(self.row.host)
-        self.look(5)
-        self.assertEqual([1, 1, 2, 2], [pid for pid, _signum in self.signals])
+        self.look(supervisor.PAUSE + 1)
+        self.assertEqual([1, 2], [pid for pid, _signum in self.signals])
 
     def test_one_that_cannot_start_holds_up_no_other(self):
         for row in self.board.rows[:2]:
             self.fill(row)
             self.look(1)
         self.look(2 * TIMEOUT + supervisor.START_TIME + 10)
-        self.assertEqual([1, 1, 2, 2], [pid for pid, _signum in self.signals])
+        self.assertEqual([1, 2], [pid for pid, _signum in self.signals])
 
     def test_new_one_is_stuck_as_well(self):
         for row in self.board.rows[:2]:
             self.fill(row)
             self.look(1)
-        self.look(TIMEOUT + 5)
+        self.look(TIMEOUT + 6)
         self.row.open()
         self.row.pid = 4
         self.children.add(4)
         self.look(600)
         # It has had its time, and the other one waits no longer.
-        self.assertEqual([1, 1, 2, 2], [
+        self.assertEqual([1, 2], [
             pid for pid, _signum in self.signals if pid != 4])
 
     def test_single_worker(self):
         self.watch(TIMEOUT, HOSTS[:1])
         self.fill(self.row)
-        self.look(TIMEOUT + 5)
+        self.look(TIMEOUT + 6)
         self.assertEqual((1, signal.SIGKILL), self.signals[-1])
 
     def test_does_not_stop(self):
@@ -469,9 +480,8 @@ class ReplaceTestCase(SupervisorTestCase):
         self.row.enter(board.STOPPING)
         self.look(181)
         self.assertEqual([], self.signals)
-        self.look(5)
-        self.assertEqual([(1, supervisor.DUMP_SIGNAL), (1, signal.SIGKILL)],
-                         self.signals)
+        self.look(supervisor.PAUSE + 2)
+        self.assertEqual([(1, signal.SIGKILL)], self.signals)
         self.assertEqual(1, self.logged(
             'Worker n-worker-1 (pid 1) does not stop within 180 seconds; '
             'killing it'))
@@ -491,7 +501,7 @@ class ReplaceTestCase(SupervisorTestCase):
     def test_full_and_does_not_stop(self):
         self.fill(self.row)
         self.row.enter(board.STOPPING)
-        self.look(TIMEOUT + 5)
+        self.look(TIMEOUT + 6)
         self.assertEqual((1, signal.SIGKILL), self.signals[-1])
         self.trials.assert_called_once()
 
@@ -682,6 +692,14 @@ class FailingTestCase(SupervisorTestCase):
             self.run_requests(self.sibling, 2)
         self.assertRestarted(1, 4)
 
+    def test_nobody_ends_a_stop_that_hangs(self):
+        # The process would go on without taking requests.
+        self.conf.graceful_shutdown_timeout = 0
+        for _second in range(60):
+            self.run_requests(self.row, 10, failed=True)
+            self.run_requests(self.sibling, 2)
+        self.assertRestarted()
+
     def test_few_failures(self):
         for _request in range(supervisor.FAILURES - 1):
             self.run_requests(self.row, 1, failed=True)
@@ -759,7 +777,7 @@ class TellTestCase(SupervisorTestCase):
         self.assertEqual(1, self.logged(
             'Worker n-worker-1 (pid 1) has begun no message for 60 seconds; '
             'it runs: req-1 m instance i for 60.5 s'))
-        self.assertEqual([(1, supervisor.DUMP_SIGNAL)], self.signals)
+        self.assertEqual(([], 1), (self.signals, self.row.asked))
         self.trials.assert_not_called()
         # It gets on, and is stuck again.
         for task in tasks:
@@ -769,6 +787,16 @@ class TellTestCase(SupervisorTestCase):
         self.fill(self.row)
         self.look(600)
         self.assertEqual(2, self.logged('has begun no message'))
+
+    def test_told_without_heartbeats(self):
+        # Requests come with pauses, and no pause is an outage.
+        self.conf.report_interval = 0
+        self.silent.update(HOSTS)
+        self.fill(self.row)
+        for _request in range(60):
+            self.board.rows[1].end(self.board.rows[1].begin(b'r m i'))
+            self.look(2)
+        self.assertEqual(1, self.logged('has begun no message'))
 
     def test_idle(self):
         # It is the worker's, as the others get on.
@@ -1040,6 +1068,18 @@ class ProcessTestCase(test.NoDBTestCase):
         os.kill(self.pid, signal.SIGSTOP)
         self.replace()
         self.assertNotIn('Stacks of worker', self.stdlog.logger.output)
+
+    def test_process_that_ticks(self):
+        # A handler of signals may crash what runs Python code.
+        def go_on():
+            self.watched.row.tick()
+            time.sleep(0.1)
+
+        with mock.patch.object(self.watched, 'enable_dump'):
+            self.start_worker(go_on)
+        self.look_until(lambda: self.watched.row.ticked)
+        self.replace()
+        self.assertIn(' in go_on', self.stdlog.logger.output)
 
     def test_stacks_of_one_that_goes_on(self):
         self.start_worker(signal.pause)
