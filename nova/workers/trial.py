@@ -75,13 +75,17 @@ class Trial:
         if self._pid == 0:
             os.close(self._reader)
             _run(writer, function)
+        elif self._pid:
+            # The launcher waits for its process group. Whoever is faster.
+            with contextlib.suppress(OSError):
+                os.setpgid(self._pid, self._pid)
         os.close(writer)
 
     @property
     def ended(self):
         """Whether the trial has ended. Not to be asked again after that."""
         # Not by the pipe: eventlet's os.read() waits.
-        if self._pid and os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+        if self._pid and self._runs():
             if time.monotonic() - self._began > 2 * TIME:
                 # Somebody has stopped it.
                 os.kill(self._pid, signal.SIGKILL)
@@ -93,6 +97,14 @@ class Trial:
         if self.error == _SUCCESS:
             self.error = None
         return True
+
+
+    def _runs(self):
+        try:
+            return os.waitpid(self._pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            # Somebody else has waited for it.
+            return False
 
 
 def _run(writer, function):
@@ -181,6 +193,9 @@ def _take_message(topic):
         # It counts by process groups, and would give names of queues to this
         # process that the workers have.
         CONF.set_override('use_queue_manager', False, 'oslo_messaging_rabbit')
+        # A trial that is ended leaves a queue, and in an outage many do.
+        CONF.set_override('rabbit_transient_queues_ttl', 2 * TIME,
+                          'oslo_messaging_rabbit')
     rpc.TRANSPORT = rpc.create_transport(rpc.get_transport_url())
     # No alert or clean-up takes its queues for those of a worker.
     target = messaging.Target(topic=f'{topic}-trial', server=CONF.host)

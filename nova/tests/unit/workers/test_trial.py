@@ -109,6 +109,13 @@ class TrialTestCase(test.NoDBTestCase):
         os.kill(self.pid, signal.SIGKILL)
         self.assertEqual('no answer in 15 seconds', self.error())
 
+    def test_somebody_else_has_waited_for_it(self):
+        self.start(_hang)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.assertTrue(self.trial.ended)
+        self.assertEqual('no answer in 15 seconds', self.trial.error)
+
     def test_parent_ends(self):
         reader, writer = os.pipe()
         for fd in (reader, writer):
