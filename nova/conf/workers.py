@@ -99,8 +99,9 @@ class Address(types.String):
     def __call__(self, value):
         scheme, _slashes, rest = super().__call__(value).partition('://')
         # The path of a socket has 107 bytes, and a suffix while it is made.
-        if scheme == 'unix' and len(rest) < 80 and re.fullmatch(
-                r'/[\w./-]*[\w.-]', rest.replace('{binary}', 'x'), re.ASCII):
+        path = rest.replace('{binary}', 'nova-scheduler')
+        if scheme == 'unix' and len(path) < 100 and re.fullmatch(
+                r'/[\w./-]*[\w.-]', path, re.ASCII):
             return value
         found = scheme == 'tcp' and re.fullmatch(
             r'(localhost|[\d.]+|\[[\da-fA-F:.]+\]):(\d{1,5})', rest, re.ASCII)
@@ -112,7 +113,7 @@ class Address(types.String):
         except ValueError:
             pass
         raise ValueError(
-            f'{value!r} is neither unix:///PATH, with a PATH of less than 80 '
+            f'{value!r} is neither unix:///PATH, with a PATH of less than 100 '
             'letters, digits, "/", ".", "_" and "-", nor tcp://ADDRESS:PORT, '
             'with an IP address, in brackets if it is of IPv6, or localhost')
 
@@ -147,9 +148,10 @@ The command ``nova-worker-probe`` reads it for health checks.
 Possible values:
 
 * None: nothing is told.
-* A list of URIs: ``unix:///run/nova/{binary}.sock``, where ``{binary}`` stands
-  for the name of the service, or ``tcp://127.0.0.1:8089``. Services on one
-  host need addresses of their own.
+* A list of URIs: ``unix:///run/{binary}/health.sock``, where ``{binary}``
+  stands for the name of the service, or ``tcp://127.0.0.1:8089``. The path may
+  have 99 letters, digits, ``/``, ``.``, ``_`` and ``-``; the address is an IP
+  address or ``localhost``. Services on one host need addresses of their own.
 
 Related options:
 

@@ -35,7 +35,8 @@ class OptionsTestCase(test.NoDBTestCase):
                          nova.conf.CONF.healthcheck.uri)
 
     @ddt.data('unix://run/x', 'unix:///', 'unix:///a/', 'unix:///a b',
-              'unix:///{host}', 'unix:///' + 80 * 'x', 'unix:/x', '/run/x',
+              'unix:///{host}', 'unix:///' + 99 * 'x', 'unix:/x', '/run/x',
+              'unix:///' + 7 * '{binary}x',
               'http://localhost:80', 'tcp://127.0.0.1', 'tcp://127.0.0.1:0',
               'tcp://127.0.0.1:65536', 'tcp://127.0.0.1:x', 'tcp://:80',
               'tcp://example.org:80', 'tcp://::1:80', 'tcp://[127.0.0.1:80',
