@@ -68,12 +68,13 @@ sends a message and receives it, commits to the main database and reads the API
 database. While that fails, no worker is replaced. {notes}
 
 A worker that still has free threads may be about to connect to the message
-broker again, so it has longer: ``[oslo_messaging_rabbit] rabbit_interval_max``
-more, and while it runs requests at least twice
+broker again, so it has ``[oslo_messaging_rabbit] rabbit_interval_max`` more;
+while it runs requests, the value counts as at least twice
 ``[oslo_messaging_rabbit] heartbeat_timeout_threshold``.
 
 A worker whose requests all fail, while those of other workers on its node
-succeed, is stopped and started again.
+succeed, is stopped and started again, unless
+``[DEFAULT] graceful_shutdown_timeout`` is 0.
 
 With 0, the stacks of a stuck worker are logged once, and nothing else is done.
 
