@@ -221,7 +221,7 @@ def _backlog(name, title, **options):
 def _second_host(name, around):
     return fault.Fault(
         f'{name}-host', f'blocked, {name} second broker', workers.stuck(
-            lambda faults: [faults.block, stages.WORK]), 35, around=around)
+            lambda faults: [faults.block, stages.WORK]), 60, around=around)
 
 
 FAULTS = (
