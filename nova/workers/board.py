@@ -99,7 +99,7 @@ class Row(ctypes.Structure):
         # When that state began, and when a timer last ran: Python code runs.
         ('since', ctypes.c_double),
         ('ticked', ctypes.c_double),
-        # Whether the parent asks for the stacks; the worker ends that.
+        # Whether the parent asks for the stacks; the worker sets it back to 0.
         ('asked', ctypes.c_uint64),
         # How many messages may run at a time.
         ('threads', ctypes.c_uint64),
@@ -144,8 +144,8 @@ class Row(ctypes.Structure):
         """In the worker: a thread begins a message.
 
         :param request: id, method and instance as bytes; empty for a ping
-        :param own: whether the message came to the RPC server of the worker:
-            a ping to the node address does not show that this one reads
+        :param own: whether the message came from the worker's own queues: a
+            ping to the node address does not show that those are read
         :returns: the Task, for end()
         """
         task = self._free.pop()

@@ -97,9 +97,10 @@ class _Deliveries:
         begun = False
 
         def declare_with_prefetch(conn):
-            # A channel that the broker has closed starts without a prefetch.
-            conn._set_qos(conn.channel)
             declare(conn)
+            # A channel that the broker has closed starts without a prefetch,
+            # also where it has done so in the declaration.
+            conn._set_qos(conn.channel)
 
         def consume(conn, tag):
             nonlocal begun

@@ -95,8 +95,8 @@ class Heartbeat:
             # writes for hours, so few threads are spent on that. A worker that
             # has no other message is replaced.
             active = now if self._row.requests() else self._row.begun
-            hangs = (self._sent == float('inf') and
-                     self._running <= max(1, self._row.threads // 4) and
+            most = max(self._row.threads > 2, self._row.threads // 4)
+            hangs = (self._sent == float('inf') and self._running <= most and
                      active > self._row.pinged + pause(self._running))
             # Where other messages have begun since, a dead consumer got this
             # one: the broker has not noticed yet that a process was killed.
@@ -110,11 +110,11 @@ class Heartbeat:
             # Without any retry oslo.messaging would keep a connection that is
             # half open, and use it for the next self-ping, too.
             self._client.prepare(
-                retry=len(rpc.get_transport_url().hosts)
+                retry=max(1, len(rpc.get_transport_url().hosts))
             ).cast(context.get_admin_context(), 'ping')
         except Exception:
             # oslo.messaging has logged it.
-            self._sent, self._row.unsent = None, now
+            self._sent, self._row.unsent = None, time.monotonic()
 
     def _pinged(self):
         """The self-ping runs."""

@@ -152,8 +152,9 @@ class RPCServer:
         self._server.stop()
 
     def _process_on_the_board(self, incoming):
+        # The node address is for pings alone.
         task = self._current.task = self._row.begin(
-            _describe(incoming[0]), self._own)
+            _describe(incoming[0]) if self._own else b'', self._own)
         self._current.rest = 0
         try:
             self._process(incoming)

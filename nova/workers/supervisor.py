@@ -43,11 +43,14 @@ LOG = logging.getLogger(__name__)
 # Has a worker write its stacks, which does not end it.
 DUMP_SIGNAL = signal.SIGRTMIN + 1
 
-# Seconds: between two looks; that a signal may take to have stacks written; that
-# a start may take; without a tick, or a look, when a process does not run.
+# Seconds between two looks at the workers.
 INTERVAL = 0.5
+# Seconds that a process has to write its stacks after the signal for that.
 DUMP_TIME = 2
+# Seconds that a worker may take to start.
 START_TIME = 30
+# Seconds without a tick after which a worker runs no Python code, and without
+# a look after which the parent was held up.
 PAUSE = 5
 # So often a request fails, and one of a sibling succeeds, before the worker is
 # the cause.
@@ -109,8 +112,11 @@ class Watched:
         if now - self.row.ticked < PAUSE:
             self.row.asked, self._patience = 1, PAUSE
         else:
-            self._patience = DUMP_TIME
-            _kill(self.row.pid, DUMP_SIGNAL)
+            self._signal(now)
+
+    def _signal(self, now):
+        self._grew, self._patience = now, DUMP_TIME
+        _kill(self.row.pid, DUMP_SIGNAL)
 
     def kill_later(self, seconds):
         """In the parent: kill the worker if it still runs then.
@@ -129,7 +135,13 @@ class Watched:
         size = os.fstat(self._output).st_size
         if size != self._size:
             self._size, self._grew = size, now
-        return now - self._grew < (INTERVAL if size else self._patience)
+        waits = now - self._grew < (INTERVAL if size else self._patience)
+        if self.row.asked and not waits:
+            # No timer runs any more.
+            self.row.asked = 0
+            self._signal(now)
+            return True
+        return waits
 
     def read(self):
         """Take the stacks that the worker has written."""
@@ -152,13 +164,14 @@ class Watched:
             hanging = sum(not task.request for task in running)
             loses = row.requests() or row.busy(board.REPLYING)
             if loses:
-                # First oslo.messaging has to find out that the broker has
-                # gone, or the caller that a reply is for; or the next
-                # self-ping is to come, where the last one hangs.
+                # oslo.messaging needs that long to notice that the broker has
+                # gone, or the caller that a reply is for.
                 timeout = max(timeout, 2 * heartbeat.rabbit(
                     'heartbeat_timeout_threshold', 60))
                 if hanging:
-                    timeout = max(timeout, heartbeat.pause(hanging) +
+                    # The next self-ping is to have its turn. Where a third one
+                    # hangs it is no single connection.
+                    timeout = max(timeout, heartbeat.pause(min(hanging, 2)) +
                                   2 * CONF.report_interval)
             if loses or not hanging:
                 # The listener may be about to connect to the broker again.

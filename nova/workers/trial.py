@@ -98,7 +98,6 @@ class Trial:
             self.error = None
         return True
 
-
     def _runs(self):
         try:
             return os.waitpid(self._pid, os.WNOHANG) == (0, 0)
@@ -193,9 +192,11 @@ def _take_message(topic):
         # It counts by process groups, and would give names of queues to this
         # process that the workers have.
         CONF.set_override('use_queue_manager', False, 'oslo_messaging_rabbit')
-        # A trial that is ended leaves a queue, and in an outage many do.
-        CONF.set_override('rabbit_transient_queues_ttl', 2 * TIME,
-                          'oslo_messaging_rabbit')
+        # A trial that is ended leaves its fanout queue, and in an outage many
+        # do. A stream is one for all, and has to be declared as it was.
+        if not CONF.oslo_messaging_rabbit.rabbit_stream_fanout:
+            CONF.set_override('rabbit_transient_queues_ttl', 2 * TIME,
+                              'oslo_messaging_rabbit')
     rpc.TRANSPORT = rpc.create_transport(rpc.get_transport_url())
     # No alert or clean-up takes its queues for those of a worker.
     target = messaging.Target(topic=f'{topic}-trial', server=CONF.host)

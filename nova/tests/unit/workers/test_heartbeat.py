@@ -258,7 +258,7 @@ class SelfPingTestCase(HeartbeatTestCase):
             self.assertEqual(1, self.pings(INTERVAL))
             raise test.TestingException
 
-        self.worker.row.threads = 4
+        self.worker.row.threads = 3
         self.worker.row.begin(b'r m i')
         self.worker.report_state.side_effect = hang
         self.assertRaises(test.TestingException, self.run_ping, self.worker)

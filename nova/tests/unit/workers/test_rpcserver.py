@@ -197,10 +197,14 @@ class ProcessTestCase(RPCServerTestCase):
         # It says nothing of the queues of this worker.
         self.run_request('succeed')
         newest = self.row.newest
+        counts = self.row.counts()
         self.inner = self.get_server()
         self.wrap(own=False)
         self.run_request('ping', namespace='baseapi')
-        self.assertEqual(newest, self.row.newest)
+        # oslo.messaging's own, with rpc_ping_enabled.
+        self.run_request('oslo_rpc_server_ping')
+        self.assertEqual((newest, counts), (
+            self.row.newest, self.row.counts()))
 
     def test_thread_of_others_is_free_at_once(self):
         self.sibling.took, self.sibling.ended = 3, self.row.since
@@ -253,26 +257,31 @@ class Consumer:
         self.type = kind
 
     def declare(self, conn):
+        if conn.lacks_queue:
+            # oslo.messaging tries again, and py-amqp has opened the channel
+            # again.
+            conn.order.append((conn.channel, 0))
+            conn.lacks_queue = False
         self._declared_on = conn.channel
 
     def consume(self, conn, tag):
         # Or it would ask a stream for what it has read.
         assert self._declared_on is None
         self.declare(conn)
-        conn.order.append((self.type, tag))
-        if conn.lacks_queue:
-            # py-amqp has opened the channel again.
-            conn.lacks_queue = False
+        if conn.ends_channel:
+            # The same again, as the queue has just gone.
+            conn.ends_channel = False
+            conn.order.append((conn.channel, 0))
             self.declare(conn)
-            conn.order.append((self.type, tag))
+        conn.order.append((self.type, tag))
 
 
 class Connection:
     """That of oslo.messaging to RabbitMQ, as far as the listener sees it."""
 
     channel = 'channel'
-    # Whether the queue of the next consumer has gone.
-    lacks_queue = False
+    # Whether the next declaration or consumer finds no queue.
+    lacks_queue = ends_channel = False
 
     def __init__(self, prefetch_count):
         self.rabbit_qos_prefetch_count = prefetch_count
@@ -384,10 +393,13 @@ class HoldBackTestCase(RPCServerTestCase):
              ('channel', 2), ('topic', 1)], self.conn.order)
 
     def test_prefetch_where_a_queue_was_gone(self):
-        self.conn.order.clear()
-        self.conn.lacks_queue = True
-        self.conn.topic.consume(self.conn, 1)
-        self.assertEqual([('channel', 2), ('topic', 1)] * 2, self.conn.order)
+        for lacks in ('lacks_queue', 'ends_channel'):
+            setattr(self.conn, lacks, True)
+            self.conn.topic.consume(self.conn, 1)
+            self.assertEqual([('channel', 2), ('topic', 1)],
+                             self.conn.order[-2:])
+            self.assertIn(('channel', 0), self.conn.order)
+            self.conn.order.clear()
 
     def test_reconnect_is_told_once(self):
         self.on_reconnect.assert_not_called()

@@ -57,6 +57,8 @@ class SupervisorTestCase(test.NoDBTestCase):
                 module, 'CONF', conf))
         self.conf = conf
         self.signals = []
+        # The processes whose timers were asked for their stacks.
+        self.asked = []
         self.children = set()
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, '_kill', self._kill))
@@ -74,7 +76,7 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.watch(TIMEOUT)
 
     def watch(self, timeout, hosts=HOSTS):
-        self.board = board.Board(hosts, threads=3)
+        self.board = board.Board(hosts, threads=5)
         self.supervisor = supervisor.Supervisor(
             self.board, timeout, mock.sentinel.attempt)
         # These begin no messages, and none of them runs any code.
@@ -114,6 +116,9 @@ class SupervisorTestCase(test.NoDBTestCase):
             for row in self.board.rows:
                 if not self.frozen:
                     row.ticked = self.now
+                    if row.asked:
+                        row.asked = 0
+                        self.asked.append(row.pid)
                 if self.now % INTERVAL == 0 and row.host not in self.silent:
                     row.end(row.begin(b''))
             self.supervisor.look(self.now)
@@ -162,6 +167,11 @@ class AllowanceTestCase(SupervisorTestCase):
             self.assertGreater(
                 self.watched.allowance(TIMEOUT, self.now),
                 self.conf.service_down_time * hanging + INTERVAL)
+        # But not for ever.
+        before = self.watched.allowance(TIMEOUT, self.now)
+        self.row.threads = 5
+        self.row.begin(b'')
+        self.assertAllowance(before)
 
     def test_runs_only_a_ping(self):
         # It hangs while it writes a heartbeat, and loses nothing.
@@ -324,10 +334,11 @@ class ReplaceTestCase(SupervisorTestCase):
         self.trials.assert_not_called()
         self.look(1)
         self.trials.assert_called_once_with(mock.sentinel.attempt)
+        self.assertEqual([], self.signals)
         # Its timer is to write its stacks.
-        self.assertEqual(([], 1), (self.signals, self.row.asked))
         self.look(supervisor.PAUSE)
-        self.assertEqual([(1, signal.SIGKILL)], self.signals)
+        self.assertEqual(([1], [(1, signal.SIGKILL)]),
+                         (self.asked, self.signals))
         self.assertEqual(1, self.logged(
             'Worker n-worker-1 (pid 1) has begun no message for 31 seconds, '
             'since 20'))
@@ -692,7 +703,7 @@ class FailingTestCase(SupervisorTestCase):
             self.run_requests(self.sibling, 2)
         self.assertRestarted(1, 4)
 
-    def test_nobody_ends_a_stop_that_hangs(self):
+    def test_not_restarted_without_graceful_shutdown_timeout(self):
         # The process would go on without taking requests.
         self.conf.graceful_shutdown_timeout = 0
         for _second in range(60):
@@ -777,7 +788,7 @@ class TellTestCase(SupervisorTestCase):
         self.assertEqual(1, self.logged(
             'Worker n-worker-1 (pid 1) has begun no message for 60 seconds; '
             'it runs: req-1 m instance i for 60.5 s'))
-        self.assertEqual(([], 1), (self.signals, self.row.asked))
+        self.assertEqual(([1], []), (self.asked, self.signals))
         self.trials.assert_not_called()
         # It gets on, and is stuck again.
         for task in tasks:
@@ -1080,6 +1091,18 @@ class ProcessTestCase(test.NoDBTestCase):
         self.look_until(lambda: self.watched.row.ticked)
         self.replace()
         self.assertIn(' in go_on', self.stdlog.logger.output)
+
+    def test_timer_ends_before_it_writes_the_stacks(self):
+        def tick_once():
+            self.watched.row.tick()
+            _hold_gil()
+
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, 'PAUSE', 2))
+        self.start_worker(tick_once)
+        self.look_until(lambda: self.watched.row.ticked)
+        self.replace()
+        self.assertIn(' in tick_once', self.stdlog.logger.output)
 
     def test_stacks_of_one_that_goes_on(self):
         self.start_worker(signal.pause)

@@ -246,6 +246,7 @@ class AttemptTestCase(test.TestCase):
         self.assertIsNone(self.found().updated_at)
 
 
+@ddt.ddt
 class TakeMessageTestCase(test.NoDBTestCase):
 
     def test_take_message(self):
@@ -255,6 +256,25 @@ class TakeMessageTestCase(test.NoDBTestCase):
             'oslo_messaging_rabbit')
         tried = trial.Trial(
             functools.partial(trial._take_message, 'scheduler'))
+        os.waitid(os.P_PID, tried._pid, os.WEXITED | os.WNOWAIT)
+        self.assertTrue(tried.ended)
+        self.assertIsNone(tried.error)
+
+    @ddt.data((False, 30), (True, 1800))
+    @ddt.unpack
+    def test_queue_that_is_left(self, stream, seconds):
+        CONF.register_opts(
+            dict(messaging_opts.list_opts())['oslo_messaging_rabbit'],
+            'oslo_messaging_rabbit')
+        self.flags(rabbit_stream_fanout=stream, group='oslo_messaging_rabbit')
+
+        def check():
+            trial._take_message('scheduler')
+            self.assertEqual(
+                seconds,
+                CONF.oslo_messaging_rabbit.rabbit_transient_queues_ttl)
+
+        tried = trial.Trial(check)
         os.waitid(os.P_PID, tried._pid, os.WEXITED | os.WNOWAIT)
         self.assertTrue(tried.ended)
         self.assertIsNone(tried.error)
