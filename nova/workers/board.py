@@ -93,6 +93,9 @@ class Row(ctypes.Structure):
     :ivar stacks: the file that the worker writes its stacks to
     """
 
+    asked: int
+    stacks: int
+
     _fields_ = [
         ('pid', ctypes.c_uint64),
         ('state', ctypes.c_uint64),

@@ -85,7 +85,7 @@ class Trial:
     def ended(self):
         """Whether the trial has ended. Not to be asked again after that."""
         # Not by the pipe: eventlet's os.read() waits.
-        if self._pid and self._runs():
+        if self._pid and _runs(self._pid):
             if time.monotonic() - self._began > 2 * TIME:
                 # Somebody has stopped it.
                 os.kill(self._pid, signal.SIGKILL)
@@ -98,12 +98,13 @@ class Trial:
             self.error = None
         return True
 
-    def _runs(self):
-        try:
-            return os.waitpid(self._pid, os.WNOHANG) == (0, 0)
-        except ChildProcessError:
-            # Somebody else has waited for it.
-            return False
+
+def _runs(pid):
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        # Somebody else has waited for it.
+        return False
 
 
 def _run(writer, function):
