@@ -170,4 +170,4 @@ class SchedulerTestCase(base.LabTestCase):
                   if ' ERROR ' in line or ' CRITICAL ' in line]
         self.assertEqual(1, len(errors), scheduler.log())
         self.assertIn(message, errors[0])
-        self.assertNotIn('Traceback', scheduler.log())
+        self.check_no_traceback(scheduler.log())
