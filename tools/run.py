@@ -209,21 +209,22 @@ def main_cases(release, tree, python, args=()):
             suite('integration', release, tree, python, args or (MAIN,)))
 
 
-def short(release, tree, python, unit=True):
+def short(release, tree, python, unit=True, nova=True):
     """The steps for a release that is not the newest.
 
     That is the series' own tests and those of nova for what it edits, in the
     mode that is the default, few of the integration tests, and of the
     companion what it adds: what it edits is the same in all releases.
 
-    :param unit: whether unit tests are among them
+    :param unit: whether the series' own unit tests are among them
+    :param nova: whether nova's own tests are among them
     """
     modes = release.modes[:1]
     names = sorted(set(check.touched(release, tree)['unit'])
                    - set(suites.modules(tree, OWN['unit'])))
-    return ((suite('unit', release, tree, python, modes=modes)[1:] +
-             [Step(f'nova-tree-{modes[0]}', tree, names, python, modes[0])]
-             if unit else []) +
+    return (suite('unit', release, tree, python, modes=modes)[1:] * unit +
+            [Step(f'nova-tree-{modes[0]}', tree, names, python, modes[0])
+             ] * nova +
             suite('functional', release, tree, python,
                   modes=suites.modes(release, 'functional')[:1]) +
             suite('integration', release, tree, python, SHORT) +
@@ -276,7 +277,7 @@ def everything(release, tree, python):
         # What the series edits is the same in all, or close to that. The
         # oldest is the most different.
         steps += named(other[0].name, short(
-            *other, unit=other is others[-1]))
+            *other, unit=other is others[-1], nova=False))
     if debian.available():
         steps += named('RabbitMQ 4.3', suite(
             'integration', release, tree, python, SHORT),
