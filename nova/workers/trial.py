@@ -76,7 +76,8 @@ class Trial:
             os.close(self._reader)
             _run(writer, function)
         elif self._pid:
-            # The launcher waits for its process group. Whoever is faster.
+            # The launcher waits for its own process group. The child does
+            # the same, as either of the two may run first.
             with contextlib.suppress(OSError):
                 os.setpgid(self._pid, self._pid)
         os.close(writer)
