@@ -59,9 +59,9 @@ CONF = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
 KOLLA = {'oslo_messaging_rabbit': cluster.OPTIONS}
 
 # What eventlet says of a pipe of oslo.service's when a parent ends, with
-# Python 3.13 and on stock too.
+# Python 3.13 and 3.14 and on stock too.
 EVENTLET_ENDS = re.compile(
-    r"""^Exception ignored in: <_io\.TextIOWrapper mode='r'.*
+    r"""^Exception ignored (?:in:|while .*) <_io\.TextIOWrapper mode='r'.*
 Traceback \(most recent call last\):
   File ".*/eventlet/greenio/py3\.py", line \d+, in close
 TypeError: 'NoneType' object is not callable
