@@ -39,7 +39,7 @@ GIT = (
     '-c', 'core.autocrlf=false', '-c', 'core.fileMode=true',
     '-c', 'core.hooksPath=/dev/null', '-c', 'core.quotePath=false',
     '-c', 'core.attributesFile=/dev/null', '-c', 'commit.gpgSign=false',
-    '-c', 'gc.auto=0', '-c', 'safe.directory=*',
+    '-c', 'maintenance.auto=false', '-c', 'safe.directory=*',
 )
 
 

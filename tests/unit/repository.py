@@ -207,7 +207,9 @@ class RepositoryTest(testtools.TestCase):
     def git(self, *args, tree=None):
         done = subprocess.run(
             ['git', '-c', 'user.name=A Developer',
-             '-c', 'user.email=developer@example.org', *args],
+             '-c', 'user.email=developer@example.org',
+             # Else git goes on to write after it has ended.
+             '-c', 'maintenance.auto=false', *args],
             cwd=tree or self.tree, capture_output=True, text=True,
             env={**os.environ, 'GIT_CONFIG_GLOBAL': os.devnull,
                  'GIT_EDITOR': 'true'})
