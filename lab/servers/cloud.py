@@ -321,7 +321,7 @@ class Service(process.Child):
     def reload(self, timeout=60):
         """Have it read its configuration again, and wait until all have.
 
-        Workers are started anew, but those of stock in the eventlet mode.
+        Workers are started anew, but in the eventlet mode.
 
         :param timeout: seconds
         :raises LabError: when not in time

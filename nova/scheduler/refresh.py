@@ -54,14 +54,16 @@ def mark_stale(manager):
     """The same in a worker that may have missed casts since then.
 
     To be called when casts reach this process again, from any thread, at any
-    time: requests that run at that moment keep what they use.
+    time: requests that run at that moment keep what they use. Its instances
+    stay: the computes tell of what has changed within two minutes, while to
+    read those of all hosts again would slow down requests until then.
 
     :param manager: a nova.manager.Manager; nothing happens unless it is that
         of the scheduler
     """
     host_manager = getattr(manager, 'host_manager', None)
     if isinstance(host_manager, _Stale):
-        manager.host_manager = _Stale(host_manager.latest, float('-inf'))
+        manager.host_manager = _Stale(host_manager.latest, float('inf'))
 
 
 class _Stale:

@@ -33,6 +33,7 @@ from oslo_log import log as logging
 import oslo_messaging as messaging
 from oslo_messaging import opts as messaging_opts
 from oslo_service import service
+from oslo_utils import eventletutils
 from oslo_utils import importutils
 
 from nova import baserpc
@@ -119,6 +120,10 @@ class Worker(service.ServiceBase):
             # One is enough to look after the records of the node.
             retirement.Retirement(
                 self.server, self.node, self.workers).start()
+        if eventletutils.is_monkey_patched('thread'):
+            # There a service has always gone on after a SIGHUP, with all that
+            # it runs. The parent passes the signal on.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
     def _end_later(self, error):
         """Tell that a queue is in the way, and end after a pause.
@@ -183,7 +188,12 @@ class Worker(service.ServiceBase):
         self.server.wait()
 
     def reset(self):
-        """Nothing: the parent renews the process instead."""
+        """Read memory anew after a SIGHUP, in the eventlet mode.
+
+        In the threading mode the parent renews the process instead.
+        """
+        if self._started:
+            self.server.reset()
 
     def _bind(self):
         self.server.host = self.host

@@ -85,11 +85,13 @@ class Watched:
         self.told = False
         # When the worker was replaced or restarted.
         self.replaced: list[float] = []
-        # When the worker was last seen to run, and to serve.
+        # When the worker was last seen to run, and to serve or to stop.
         self.seen = self.served = time.monotonic()
         # How often the parent has ended the worker, by reason. Prometheus sees
         # no increase of a counter that begins with 1.
         self.reasons = dict.fromkeys(('stuck', 'failing', 'reload'), 0)
+        # How often the worker has ended for any other reason.
+        self.other = 0
         # The process that was told to stop, and when.
         self.stopping = (0, 0.0)
         # The counts of the worker and of its siblings at the time from which
@@ -167,7 +169,7 @@ class Watched:
                 # oslo.messaging needs that long to notice that the broker has
                 # gone, or the caller that a reply is for.
                 timeout = max(timeout, 2 * heartbeat.rabbit(
-                    'heartbeat_timeout_threshold', 60))
+                    'heartbeat_timeout_threshold', 60) or 120)
                 if hanging:
                     # The next self-ping is to have its turn. Where a third one
                     # hangs it is no single connection.
@@ -222,11 +224,15 @@ class Supervisor:
         self._attempt = attempt
         self.lock = threading.RLock()
         self.looked = time.monotonic()
-        # When a message last began, and since when a worker gets on, if it
-        # does at all: messages began again, or a trial told of an outage.
-        self._newest = self._works = self.looked
+        # When a message last began, since when a worker gets on, if it does at
+        # all: the parent goes on, or a trial told of an outage; and when a
+        # message began after none had for long.
+        self._newest = self._works = self._resumed = self.looked
         self._trial: trial.Trial | None = None
-        self._next_trial = 0.0
+        # When the trial began, when the next may, and whether the last one
+        # succeeded after a pause only.
+        self._trial_began = self._next_trial = 0.0
+        self._hesitates = False
         # Whether no worker could send its self-ping since a message began, and
         # no trial was made since; which message was the newest at the last.
         self._refused, self._tried = False, 0.0
@@ -277,7 +283,7 @@ class Supervisor:
                     self._spare(watched)
         elif CONF.report_interval > 0 and newest - self._newest > (
                 2 * CONF.report_interval + INTERVAL):
-            self._works = newest
+            self._resumed = newest
         # Those with free threads send a self-ping, and a broker that is away
         # refuses each.
         unsent = [watched.row.unsent for watched in self.watched
@@ -297,7 +303,7 @@ class Supervisor:
                 watched.stopping = (0, watched.stopping[1])
             if is_child(watched.row.pid):
                 watched.seen = now
-                if watched.row.state == board.SERVING:
+                if watched.row.state in (board.SERVING, board.STOPPING):
                     watched.served = now
         if ends:
             self.failing = False
@@ -330,7 +336,13 @@ class Supervisor:
 
         Times at which no worker could do so do not count.
         """
-        return now - max(watched.row.begun, self._works)
+        row = watched.row
+        since = max(row.begun, self._works)
+        if row.state == board.STARTING or now - row.ticked < PAUSE:
+            # The broker may have been away. If the siblings had no thread
+            # free, that is no excuse for one that runs no code at all.
+            since = max(since, self._resumed)
+        return now - since
 
     def down(self, watched, now, limit):
         """Whether a worker has begun no message for too long.
@@ -368,6 +380,7 @@ class Supervisor:
             if (self.outage or wanted or self._refused) and (
                     now >= self._next_trial):
                 self._trial = trial.Trial(self._attempt)
+                self._trial_began = now
         elif self._trial.ended:
             error, self._trial = self._trial.error, None
             self._tried = self._newest
@@ -376,7 +389,13 @@ class Supervisor:
                 # replacement gets them.
                 error = None
             if error is None and not self.outage and not self._refused:
-                return True
+                # An outage may have ended meanwhile, and workers need until
+                # their next self-ping.
+                self._hesitates = (now - self._trial_began > PAUSE and
+                                   not self._hesitates)
+                if self._hesitates:
+                    self._next_trial = now + CONF.report_interval
+                return not self._hesitates
             if error and not self.outage:
                 LOG.warning('Workers run no messages, and a new one could do '
                             'no better, so none is replaced: %s', error)
@@ -472,7 +491,11 @@ class Supervisor:
         """Renew all workers after a SIGHUP, one after the other."""
         # It is blocked, so nothing but this takes it.
         if signal.sigtimedwait([signal.SIGHUP], 0) and _mutate():
-            self._again = True
+            self._again = not eventletutils.is_monkey_patched('thread')
+            if not self._again:
+                LOG.info('Caught SIGHUP, which the workers take as well')
+                for watched in self.watched:
+                    _kill(watched.row.pid, signal.SIGHUP)
         if self._again and not self._old:
             LOG.info('Caught SIGHUP, renewing one worker after the other')
             self._again, self._renewing = False, None

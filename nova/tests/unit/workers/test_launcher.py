@@ -244,7 +244,7 @@ class WorkerTestCase(test.NoDBTestCase):
         worker.wait()
         worker.stop()
         self.signal.assert_called_once_with(signal.SIGTERM, signal.SIG_IGN)
-        self.server.reset.assert_not_called()
+        self.server.reset.assert_called_once_with()
         self.server.wait.assert_called_once_with()
         self.server.stop.assert_called_once_with()
 

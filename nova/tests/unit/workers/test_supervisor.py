@@ -435,6 +435,41 @@ class ReplaceTestCase(SupervisorTestCase):
         self.look(2 * INTERVAL)
         self.assertEqual((1, signal.SIGKILL), self.signals[0])
 
+    def test_siblings_are_busy_with_long_requests(self):
+        # They begin few messages, but the broker is there.
+        for row in self.board.rows[1:]:
+            tasks = self.fill(row)
+        self.silent.update(HOSTS)
+        for _request in range(8):
+            self.look(3 * INTERVAL)
+            self.row.ticked = 0
+            row.end(tasks[0])
+            tasks[0] = row.begin(b'r m i')
+        self.assertEqual([], self.signals)
+        for _request in range(8):
+            self.frozen = True
+            self.look(3 * INTERVAL)
+            row.end(tasks[0])
+            tasks[0] = row.begin(b'r m i')
+        self.assertEqual(1, self.signals[0][0])
+
+    def test_trial_that_waits_for_the_end_of_an_outage(self):
+        tried = self.trials.side_effect = mock.Mock()
+        tried.return_value.configure_mock(ended=False, error=None)
+        self.fill(self.row)
+        self.look(TIMEOUT + supervisor.PAUSE + 2)
+        tried.return_value.ended = True
+        self.look(INTERVAL - 1)
+        self.assertEqual([], self.signals)
+        tried.assert_called_once()
+        # Nor is a database where each trial takes long an excuse.
+        tried.return_value.ended = False
+        self.look(supervisor.PAUSE + 2)
+        tried.return_value.ended = True
+        self.look(10)
+        self.assertEqual(2, tried.call_count)
+        self.assertEqual((1, signal.SIGKILL), self.signals[0])
+
     def test_parent_was_paused(self):
         self.silent.update(HOSTS)
         self.now += 3600
@@ -535,6 +570,12 @@ class ReplaceTestCase(SupervisorTestCase):
 
 class ReloadTestCase(SupervisorTestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.patched = self.useFixture(test.fixtures.MockPatchObject(
+            supervisor.eventletutils, 'is_monkey_patched',
+            return_value=False)).mock
+
     def assertTold(self, *pids):
         self.assertEqual([(pid, signal.SIGTERM) for pid in pids],
                          self.signals)
@@ -564,6 +605,16 @@ class ReloadTestCase(SupervisorTestCase):
         self.look(60)
         self.assertTold(1, 2, 3)
         self.conf.mutate_config_files.assert_called_once_with()
+
+    def test_eventlet(self):
+        # There stock ends nothing, so long requests go on.
+        self.patched.return_value = True
+        self.hup = True
+        self.look(1)
+        self.assertEqual([(pid, signal.SIGHUP) for pid in (1, 2, 3)],
+                         self.signals)
+        self.look(300)
+        self.assertEqual(3, len(self.signals))
 
     def test_twice(self):
         self.hup = True
