@@ -37,11 +37,12 @@ CONF = nova.conf.CONF
 
 # What the commands return; see doc/source/cli/nova-manage-worker.inc.
 OK = 0
-NOT_ALL = 1
 BAD_USAGE = 2
 NONE_KNOWN = 3
 NO_DATABASE = 4
 NO_BROKER = 5
+# Not 1, as that is what Python says for any error of the command's own.
+NOT_ALL = 6
 
 # Seconds. The answer of a worker that is well takes milliseconds.
 TIMEOUT = 5
@@ -259,10 +260,13 @@ class WorkerCommands:
                 if worker.down_for < down_for:
                     print(_('Left %(name)s: down for %(seconds)d seconds') % {
                         'name': name, 'seconds': worker.down_for})
-                elif dry_run or workers.retire(worker):
+                elif workers.retire(worker, dry_run):
                     retired += 1
                     print((_('Would retire %s') if dry_run
                            else _('Retired %s')) % name)
+                else:
+                    print(_('Left %s: it is up by now, or a compute has that '
+                            'name') % name)
         print((_('Workers to retire: %d') if dry_run
                else _('Workers retired: %d')) % retired)
         return OK

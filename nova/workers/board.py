@@ -51,7 +51,8 @@ class Task(ctypes.Structure):
     _fields_ = [
         ('stage', ctypes.c_uint64),
         ('since', ctypes.c_double),
-        # How many requests have succeeded and failed in this place.
+        # How many requests have begun, succeeded and failed in this place.
+        ('begun', ctypes.c_uint64),
         ('succeeded', ctypes.c_uint64),
         ('failed', ctypes.c_uint64),
         # Request id, method and instance; empty for a ping.
@@ -153,6 +154,7 @@ class Row(ctypes.Structure):
         """
         task = self._free.pop()
         task.request = request[:REQUEST_SIZE - 1]
+        task.begun += bool(request)
         if own:
             task.since = time.monotonic()
         task.stage = RUNNING
@@ -206,8 +208,7 @@ class Row(ctypes.Structure):
 
     def requests_begun(self):
         """How many requests this process has begun."""
-        return sum(self.counts()) + len(
-            [task for task in self.busy(RUNNING) if task.request])
+        return sum(task.begun for task in self.tasks)
 
     def requests(self):
         """The requests that have not ended, each with its age, as text."""

@@ -130,8 +130,10 @@ class Health:
                 if now - looked >= supervisor.INTERVAL:
                     looked = now
                     self._answers.clear()
-                    for uri in list(self._missing):
-                        self._listen(uri)
+                    # A worker that is forked meanwhile would not close it.
+                    with self._parent.lock:
+                        for uri in list(self._missing):
+                            self._listen(uri)
                     self._drop_slow(now)
                     self._tell_systemd(now)
                 for key, _events in selector.select(supervisor.INTERVAL):
@@ -152,10 +154,8 @@ class Health:
             # It may be of a service that stops, and goes away.
             if self._missing[uri] != str(exc):
                 self._missing[uri] = str(exc)
-                with self._parent.lock:
-                    LOG.error('Cannot answer at [healthcheck] uri %(uri)s, '
-                              'and try again: %(error)s',
-                              {'uri': uri, 'error': exc})
+                LOG.error('Cannot answer at [healthcheck] uri %(uri)s, and '
+                          'try again: %(error)s', {'uri': uri, 'error': exc})
 
     def _accept(self, key):
         for _connection in range(CONNECTIONS):
@@ -165,7 +165,10 @@ class Health:
                 return
             connections = self._connections()
             if len(connections) >= CONNECTIONS:
-                self._drop(min(connections, key=lambda key: key.data['since']))
+                oldest = min(connections, key=lambda key: key.data['since'])
+                # It may have asked meanwhile.
+                self._talk(oldest)
+                self._drop(oldest)
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ, {
                 'since': time.monotonic(), 'request': b'', 'answer': b''})
@@ -253,9 +256,10 @@ class Health:
         status = 'pass'
         if output:
             status = 'fail' if self._parent.failing else 'warn'
-        restarts = dict(watched.reasons)
-        restarts['other'] = max(
-            0, past.starts - 1 - sum(watched.reasons.values()))
+        # A reason counts at once, and the start that it leads to later.
+        watched.other = max(
+            watched.other, past.starts - 1 - sum(watched.reasons.values()))
+        restarts = {**watched.reasons, 'other': watched.other}
         return {
             'host': row.host,
             'pid': row.pid if alive else None,
@@ -364,7 +368,7 @@ class Health:
                 try:
                     sock.sendto('\n'.join(
                         map('='.join, news.items())).encode(),
-                        self._systemd.replace('@', '\0', 1))
+                        re.sub('^@', '\0', self._systemd))
                 except OSError:
                     return
             self._told.update(state)
@@ -382,8 +386,11 @@ def _bind(uri):
         if scheme == 'unix':
             with socket.socket(family) as other:
                 other.setblocking(False)
-                if other.connect_ex(path) not in _NOBODY:
-                    raise OSError(errno.EADDRINUSE, 'Address already in use')
+                error = other.connect_ex(path) or errno.EADDRINUSE
+                if error not in _NOBODY:
+                    raise OSError(error, os.strerror(error))
+            if os.path.isfile(path):
+                raise OSError(errno.EEXIST, 'is not a socket')
             # Nobody can connect before it has its mode.
             new = f'{path}.{os.getpid()}'
             with contextlib.suppress(FileNotFoundError):

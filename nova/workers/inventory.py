@@ -167,10 +167,11 @@ class Inventory:
         # The clocks of the nodes may differ.
         return max(0, (now - seen).total_seconds())
 
-    def retire(self, worker):
+    def retire(self, worker, dry_run=False):
         """Remove the record of a worker, unless it is up, or that of a node.
 
-        :returns: whether it was removed
+        :param dry_run: whether to leave it all the same
+        :returns: whether it was removed, or would have been
         :raises: oslo_db.exception.DBError and its like
         """
         try:
@@ -179,7 +180,8 @@ class Inventory:
                     self._servicegroup_api.service_is_up(record) or
                     retirement.is_compute(self._context, record.host)):
                 return False
-            record.destroy()
+            if not dry_run:
+                record.destroy()
         except exception.ServiceNotFound:
             # Its node, or another operator, was faster.
             return False

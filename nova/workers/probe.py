@@ -88,8 +88,12 @@ def _ask(uri):
                         struct.pack('ll', _TIMEOUT, 0))
         sock.connect(path)
     elif scheme == 'tcp' and host:
-        sock = socket.create_connection(
-            (host.strip('[]'), int(port)), _TIMEOUT)
+        try:
+            sock = socket.create_connection(
+                (host.strip('[]'), int(port)), _TIMEOUT)
+        except TimeoutError:
+            # The host is another one, or away, or behind a firewall.
+            raise ConnectionError('no connection')
     else:
         raise ValueError('this is no unix:///PATH or tcp://ADDRESS:PORT')
     # Not http.client, which takes more time to import than all of the rest.
@@ -99,6 +103,8 @@ def _ask(uri):
         sock.sendall(b'GET /workers HTTP/1.0\r\n\r\n')
         while (data := sock.recv(65536)) and len(answer) < _SIZE:
             answer += data
+            if not answer.startswith(b'HTTP/'[:len(answer)]):
+                break
             sock.settimeout(max(0.001, end - time.monotonic()))
     head, _empty, body = answer.partition(b'\r\n\r\n')
     if b' 200 ' not in head.partition(b'\r\n')[0]:

@@ -86,17 +86,12 @@ def _settings():
         yield _('transport_url sets rabbit_qos_prefetch_count to %(prefetch)s:'
                 ' so many requests may wait for a worker that is stuck. Remove'
                 ' it there.') % {'prefetch': prefetch or '0'}
-    timeout, longest = CONF.conductor.worker_timeout, CONF.long_rpc_timeout
-    if 0 < timeout < longest:
-        yield _('[conductor] worker_timeout (%(timeout)d) is less than '
-                '[DEFAULT] long_rpc_timeout (%(longest)d): when all threads '
-                'of a worker wait for other services, it is replaced before '
-                'they have answered.') % {
-                    'timeout': timeout, 'longest': longest}
 
 
 def _error_of_this_node(topic):
     """What is wrong with [DEFAULT] host; None if nothing is."""
+    if not CONF[topic].worker_hosts:
+        return None
     try:
         host = CONF.host
     except ValueError as exc:
@@ -118,10 +113,11 @@ def _name_clashes(recorded):
     """The nodes of which one is called like a worker of the other."""
     for host, seen in sorted(recorded.items()):
         node = (identity.parse(host) or (None,))[0]
-        # A node that has workers already leaves its own record behind.
+        # Both write heartbeats. A node that has workers already leaves its own
+        # record behind.
         if seen and recorded.get(node) and abs(
                 (seen - recorded[node]).total_seconds()
-        ) <= CONF.service_down_time:
+        ) <= 2 * CONF.report_interval:
             yield node, host
 
 

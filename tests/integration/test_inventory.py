@@ -80,7 +80,7 @@ class InventoryTestCase(base.LabTestCase):
             self.assertEqual(('up', None), (row['state'], row['error']))
             self.assertGreater(row['answer_ms'], 0)
         cloud.faults.stop(scheduler.workers()[2])
-        self.assertEqual((1, '1 of 2 answered\n'), self.manage(
+        self.assertEqual((6, '1 of 2 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 2', mode='eventlet',
             stderr=f'nova-scheduler {scheduler.worker_host(2)}: no answer in '
                    '2 seconds'))
@@ -123,7 +123,7 @@ class InventoryTestCase(base.LabTestCase):
         # One is stuck.
         worker = scheduler.workers()[2]
         cloud.faults.stop(worker)
-        self.assertEqual((1, '2 of 3 answered\n'), self.manage(
+        self.assertEqual((6, '2 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 2',
             stderr=f'nova-scheduler {hosts[1]}: no answer in 2 seconds'))
 
@@ -133,7 +133,7 @@ class InventoryTestCase(base.LabTestCase):
         cloud.wait(lambda: self.messages(cloud, scheduler) == [0, 0, 0], 10,
                    'all messages to be read')
         scheduler.kill()
-        self.assertEqual((1, '0 of 3 answered\n'), self.manage(
+        self.assertEqual((6, '0 of 3 answered\n'), self.manage(
             cloud, 'worker ping --node --timeout 1',
             stderr='\n'.join(
                 f'nova-scheduler {host}: no answer in 1 seconds'
@@ -144,7 +144,7 @@ class InventoryTestCase(base.LabTestCase):
         # Two have no queues, and get none.
         gone = [scheduler.queue(n) for n in (1, 3)]
         cloud.broker.delete(gone)
-        self.assertEqual((1, '0 of 3 answered\n'), self.manage(
+        self.assertEqual((6, '0 of 3 answered\n'), self.manage(
             cloud, 'worker ping --timeout 2',
             stderr=f'nova-scheduler {hosts[0]}: no queue\n'
                    f'nova-scheduler {hosts[1]}: no answer in 2 seconds\n'
@@ -217,4 +217,4 @@ class InventoryTestCase(base.LabTestCase):
                     made, 'worker ping --worker 1 --timeout 20', None, NODE)
                 self.assertEqual((0, '1 of 1 answered\n'),
                                  (done.returncode, done.stdout), done.stderr)
-            self.assertEqual(1, waits.result().returncode)
+            self.assertEqual(6, waits.result().returncode)

@@ -196,7 +196,7 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
             inventory.Answer(1),
             inventory.Answer(error='no answer in 5 seconds')]
         self.assertEqual(
-            (1, '1 of 2 answered\n',
+            (6, '1 of 2 answered\n',
              'nova-scheduler n-worker-10: no answer in 5 seconds\n'),
             self.manage('ping'))
 
@@ -239,13 +239,14 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
              'Workers to retire: 1\n', ''),
             self.manage('retire --all-nodes --dry-run'))
         self.inventory.workers.assert_called_once_with(BOTH, None)
-        self.inventory.retire.assert_not_called()
+        self.inventory.retire.assert_called_once_with(gone[2], True)
+        self.inventory.retire.reset_mock()
         self.assertEqual(
             (0, f'Retired nova-scheduler n-worker-2\n{left}'
              'Workers retired: 1\n', ''),
             self.manage('retire --node --binary nova-scheduler'))
         self.inventory.workers.assert_called_with(['nova-scheduler'], 'n')
-        self.inventory.retire.assert_called_once_with(gone[2])
+        self.inventory.retire.assert_called_once_with(gone[2], False)
 
     def test_retire_down_for(self):
         self.inventory.workers.return_value = [
@@ -259,8 +260,10 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
                           'Workers retired: 1\n', ''),
                          self.manage(line + '40'))
         # Its node was faster, or it is up by now.
-        self.assertEqual((0, 'Workers retired: 0\n', ''),
-                         self.manage(line + '0'))
+        self.assertEqual(
+            (0, 'Left nova-scheduler n-worker-1: it is up by now, or a '
+             'compute has that name\nWorkers retired: 0\n', ''),
+            self.manage(line + '0'))
 
 
 class ContextTestCase(test.NoDBTestCase):

@@ -11,8 +11,10 @@
 # under the License.
 
 import contextlib
+import errno
 import http.client
 import os
+import pathlib
 import re
 import socket
 import stat
@@ -98,10 +100,12 @@ class WorkersTestCase(HealthBase):
         self.assertEqual(('req-1', 'build_instances', UUID), (
             oldest['request_id'], oldest['method'], oldest['instance']))
         self.assertAlmostEqual(7, oldest['seconds'], delta=1)
+        # Another thread counts and enters the next stage, one by one.
         self.row.count(task, True)
-        task.stage = board.REPLYING
-        worker = self.health.workers()['workers'][0]
-        self.assertEqual((1, 1), (worker['begun'], worker['failed']))
+        for stage in (board.RUNNING, board.REPLYING):
+            task.stage = stage
+            worker = self.health.workers()['workers'][0]
+            self.assertEqual((1, 1), (worker['begun'], worker['failed']))
 
     def test_stuck(self):
         self.row.begin(b'r m instance -')
@@ -139,7 +143,10 @@ class WorkersTestCase(HealthBase):
         # It may take its time, and one that starts may not.
         self.pass_time(45)
         self.assertEqual(('pass', 1, 'pass', 'pass'), self.statuses())
+        self.parent.look(time.monotonic())
         self.row.enter(board.STARTING)
+        self.assertEqual(('pass', 1, 'pass', 'pass'), self.statuses())
+        self.parent.watched[0].served -= 45
         self.assertEqual(('warn', 1, 'warn', 'pass'), self.statuses())
 
     def test_gone(self):
@@ -159,7 +166,10 @@ class WorkersTestCase(HealthBase):
         self.parent.watched[0].reasons['stuck'] += 1
         self.assertEqual({**RESTARTS, 'stuck': 1, 'other': 1},
                          self.health.workers()['workers'][0]['restarts'])
-        # The new one has not started yet.
+        # The new ones have not started yet.
+        self.parent.watched[0].reasons['reload'] += 1
+        self.assertEqual({**RESTARTS, 'stuck': 1, 'reload': 1, 'other': 1},
+                         self.health.workers()['workers'][0]['restarts'])
         self.parent.watched[1].reasons['stuck'] += 1
         self.assertEqual({**RESTARTS, 'stuck': 1},
                          self.health.workers()['workers'][1]['restarts'])
@@ -330,6 +340,23 @@ class ServeTestCase(HealthBase):
         self.assertEqual(200, self.get('/health')[0])
         self.assertEqual(1, self.stdlog.logger.output.count(line))
 
+    def test_file_in_its_place(self):
+        # A wrong path must lose nothing.
+        path = pathlib.Path(self.path)
+        path.write_text('x')
+        self.assertIn('is not a socket', str(self.assertRaises(
+            OSError, health._bind, f'unix://{path}')))
+        self.assertEqual('x', path.read_text())
+        self.assertEqual(['s'], os.listdir(self.folder.path))
+
+    def test_socket_of_another_user(self):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(self.path)
+        self.useFixture(test.fixtures.MockPatch(
+            'socket.socket.connect_ex', return_value=errno.EACCES))
+        self.assertIn('Permission denied', str(self.assertRaises(
+            OSError, health._bind, f'unix://{self.path}')))
+
     def test_folder_in_its_place(self):
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, 'INTERVAL', 0.01))
@@ -384,6 +411,28 @@ class ServeTestCase(HealthBase):
         self.assertEqual(200, self.get('/health')[0])
         # The oldest had to go.
         self.assertEqual(b'', socks[0].recv(1))
+
+    def test_burst(self):
+        self.start()
+        told = self.health.workers
+        asked, all_are_there = threading.Event(), threading.Event()
+
+        def workers():
+            asked.set()
+            all_are_there.wait(30)
+            return told()
+
+        self.useFixture(test.fixtures.MockPatchObject(
+            self.health, 'workers', workers))
+        clients = [self.connect()]
+        clients[0].sendall(b'GET /workers HTTP/1.0\r\n\r\n')
+        self.assertTrue(asked.wait(30))
+        for _number in range(200):
+            clients.append(self.connect())
+            clients[-1].sendall(b'GET /health HTTP/1.0\r\n\r\n')
+        all_are_there.set()
+        for sock in clients:
+            self.assertEqual(b'HTTP/1.1 200', sock.recv(12))
 
     def test_long_answer(self):
         self.start()
@@ -451,6 +500,16 @@ class SystemdTestCase(HealthBase):
 
     def test_launcher_does_not_tell(self):
         self.assertNotIn('NOTIFY_SOCKET', os.environ)
+
+    def test_path_of_the_socket(self):
+        path = self.folder.join('a@b')
+        self.sock.close()
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.sock.close)
+        self.sock.bind(path)
+        self.sock.setblocking(False)
+        self.health._systemd = path
+        self.assertIn('READY=1', self.tell())
 
     def test_ready_when_one_serves(self):
         for row in self.board.rows:

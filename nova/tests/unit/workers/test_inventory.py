@@ -159,12 +159,13 @@ class RetireTestCase(InventoryTestCase):
         self.is_compute = self.useFixture(test.fixtures.MockPatchObject(
             inventory.retirement, 'is_compute', return_value=False)).mock
 
-    def retire(self, now):
+    def retire(self, now, dry_run=False):
         """Retire a worker that was down, with the record as it is now."""
         worker = inventory.Worker(objects.Service(id=42), 'n', 1, False, 3600)
         with mock.patch('nova.objects.Service.get_by_id',
                         side_effect=[now]) as get_by_id:
-            retired = inventory.Inventory(self.context).retire(worker)
+            retired = inventory.Inventory(self.context).retire(
+                worker, dry_run)
         get_by_id.assert_called_once_with(self.context, 42)
         return retired
 
@@ -172,6 +173,13 @@ class RetireTestCase(InventoryTestCase):
     def test_down(self, destroy):
         self.assertTrue(self.retire(self.record('m', seen=3600)))
         destroy.assert_called_once_with()
+
+    @mock.patch('nova.objects.Service.destroy')
+    def test_dry_run(self, destroy):
+        self.assertTrue(self.retire(self.record('m', seen=3600), True))
+        self.is_compute.return_value = True
+        self.assertFalse(self.retire(self.record('m', seen=3600), True))
+        destroy.assert_not_called()
 
     @mock.patch('nova.objects.Service.destroy')
     def test_up_by_now(self, destroy):

@@ -128,6 +128,30 @@ class ProbeTestCase(test.NoDBTestCase):
         self.assertEqual(11, self.probe(
             f'tcp://127.0.0.1:{server.server_port}')[0])
 
+    def test_host_that_is_not_there(self):
+        # Or behind a firewall: no service, so nothing to start again.
+        self.useFixture(test.fixtures.MockPatch(
+            'socket.create_connection', side_effect=TimeoutError))
+        self.assertEqual(13, self.probe('tcp://192.0.2.1:1')[0])
+        self.assertEqual(0, self.probe('--liveness', 'tcp://192.0.2.1:1')[0])
+
+    def test_somebody_who_speaks_first(self):
+        server = socket.create_server(('127.0.0.1', 0))
+        self.addCleanup(server.close)
+        done = threading.Event()
+        self.addCleanup(done.set)
+
+        def serve():
+            with server.accept()[0] as sock:
+                sock.sendall(b'SSH-2.0-OpenSSH\r\n')
+                done.wait(60)
+
+        threading.Thread(target=serve, daemon=True).start()
+        code, out, err = self.probe('tcp://127.0.0.1:%d' %
+                                    server.getsockname()[1])
+        self.assertEqual(13, code)
+        self.assertIn('SSH-2.0', err)
+
     def test_somebody_who_does_not_answer(self):
         self.useFixture(test.fixtures.MockPatchObject(probe, '_TIMEOUT', 0.1))
         server = socket.create_server(('127.0.0.1', 0))

@@ -67,11 +67,8 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
     def test_settings(self):
         self.flags(host='n', transport_url='fake:///?'
                    'rabbit_qos_prefetch_count=50')
-        self.flags(worker_timeout=600, group='conductor')
         details = self.assertWarning(
-            'transport_url sets rabbit_qos_prefetch_count to 50: ',
-            '[conductor] worker_timeout (600) is less than [DEFAULT] '
-            'long_rpc_timeout (1800)')
+            'transport_url sets rabbit_qos_prefetch_count to 50: ')
         self.assertNotIn('[DEFAULT] host', details)
 
     def test_url_that_is_not_valid(self):
@@ -82,8 +79,6 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
     def test_settings_that_do(self, prefetch):
         self.flags(host='n', transport_url='fake:///?'
                    f'rabbit_qos_prefetch_count={prefetch}')
-        self.flags(worker_timeout=1800, group='conductor')
-        self.flags(worker_timeout=60, group='scheduler')
         self.assertSuccess()
 
     def test_too_long(self):
@@ -93,6 +88,12 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
             '206 bytes', 'nova-conductor would not start on this node: ',
             'Set another [DEFAULT] host')
         self.assertNotIn('these names', details)
+
+    def test_too_long_without_worker_hosts(self):
+        self.flags(host=LONG)
+        self.flags(worker_hosts=False, group='scheduler')
+        self.assertNotIn('nova-scheduler', self.assertWarning(
+            'nova-conductor would not start on this node: '))
 
     def test_not_valid(self):
         with mock.patch.object(upgrade, 'CONF') as conf:
@@ -148,6 +149,12 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         for host in ('n1', 'n1-worker-1', 'n1-worker-12', 'k8s-worker-1'):
             self.record(host)
         self.assertWarning('n1 and n1-worker-1, n1 and n1-worker-12. Set')
+
+    def test_upgrade_of_the_node_under_way(self):
+        # Its own record is not written any more.
+        self.record('n1', seen=35)
+        self.record('n1-worker-1')
+        self.assertSuccess()
 
     def test_workers_of_the_other_binary_are_no_clash(self):
         self.record('n1')
