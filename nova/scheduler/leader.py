@@ -58,7 +58,7 @@ def watch(host):
     """
     timer = threading.Timer(CONF.service_down_time, LOG.warning, [
         'The discovery of hosts on %(host)s has not ended after %(seconds)d '
-        'seconds. Until it does, none but other schedulers discover hosts.',
+        'seconds. Until it does, only other schedulers discover hosts.',
         {'host': host, 'seconds': CONF.service_down_time}])
     timer.daemon = True
     timer.start()

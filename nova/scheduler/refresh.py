@@ -23,7 +23,7 @@ import copy
 import threading
 import time
 
-# When the parent read it, as workers are forked from it.
+# Before the parent read it: when the parent imported this module.
 _READ = time.monotonic()
 
 # Seconds for which the instances that the parent read are good to begin with.

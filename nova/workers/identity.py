@@ -106,7 +106,8 @@ def check(topic: str, node: str) -> None:
     if length > longest:
         raise ValueError(
             f'[DEFAULT] host has {length} bytes, but with more than {longest} '
-            f'the queues of its workers have no valid names')
+            f'the queues of its workers have no valid names; use a shorter '
+            f'name, or set [{topic}] worker_hosts to false')
 
 
 def _longest_suffix():

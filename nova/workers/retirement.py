@@ -80,7 +80,8 @@ class Retirement:
         look: a service that is alive has then had the time to be up again.
 
         :param ctxt: a nova.context.RequestContext
-        :returns: the hosts that are up still, and have to be looked at again
+        :returns: the hosts to look at again: those that are up or forced
+            down, and the own one if it is too early to remove anything
         """
         records = objects.ServiceList.get_by_binary(
             ctxt, self._server.binary, include_disabled=True)
@@ -108,7 +109,7 @@ class Retirement:
                     continue
                 record.destroy()
             except exception.ServiceNotFound:
-                # Another worker, or an operator, was faster.
+                # An operator was faster.
                 continue
             LOG.info('Retired %(host)s: removed record %(id)d of %(binary)s, '
                      'as node %(node)s has %(workers)d workers and the record '

@@ -39,7 +39,7 @@ class WorkersTestCase(test.TestCase):
     # A request to its manager, and the version of its RPC API.
     REQUEST = ('select_destinations', '4.5')
 
-    # No timers: a test sends the self-pings that it is about.
+    # No timers: a test calls what it is about.
     REPORT_INTERVAL = 0
 
     def setUp(self):
