@@ -89,8 +89,9 @@ class ReloadBase(base.LabTestCase):
                 service.reload(2 * RENEWED)
                 callers.wait_answered(CALLS, log=made.log)
         self.assertEqual((0, 0), callers.counts()[1:])
-        self.assertGreaterEqual(min(looks.found), WORKERS - 1)
-        self.assertGreater(len(looks.found), 100)
+        self.assertGreaterEqual(min(looks.found),
+                                WORKERS - (mode == 'threading'))
+        self.assertGreater(len(looks.found), 20)
         self.check_no_traceback(made.log())
 
 
