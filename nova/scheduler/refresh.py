@@ -63,7 +63,9 @@ def mark_stale(manager):
     """
     host_manager = getattr(manager, 'host_manager', None)
     if isinstance(host_manager, _Stale):
-        manager.host_manager = _Stale(host_manager.latest, float('inf'))
+        manager.host_manager = _Stale(
+            host_manager.latest, host_manager._instances_until
+            if host_manager._stale else float('inf'))
 
 
 class _Stale:

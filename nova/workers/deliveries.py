@@ -85,8 +85,6 @@ class _Deliveries:
         self._on_reconnect = on_reconnect
         self._deliveries: collections.deque = collections.deque()
         conn = listener.conn
-        # With none, the broker would send all that it has.
-        conn.rabbit_qos_prefetch_count = max(1, conn.rabbit_qos_prefetch_count)
         self._consume = conn.consume
         conn.consume = self._consume_or_acknowledge
         for consumer in conn._consumers:
@@ -98,6 +96,9 @@ class _Deliveries:
 
         def declare_with_prefetch(conn):
             declare(conn)
+            # With none, the broker would send all that it has.
+            conn.rabbit_qos_prefetch_count = max(
+                1, conn.rabbit_qos_prefetch_count)
             # A channel that the broker has closed starts without a prefetch,
             # also where it has done so in the declaration.
             conn._set_qos(conn.channel)
@@ -107,7 +108,13 @@ class _Deliveries:
             # py-amqp may have opened the same channel again, and a stream is
             # read on from another offset than that of its declaration.
             consumer._declared_on = None
-            # What came by an old channel is delivered to others by now.
+            # What came by an old channel is delivered to others by now, but a
+            # stream goes on behind the last message that it has delivered.
+            lost = [message for other, message in self._deliveries
+                    if other is consumer]
+            if lost and isinstance(consumer.next_stream_offset, int):
+                consumer.next_stream_offset = (
+                    lost[0]._raw_message.headers['x-stream-offset'])
             self._deliveries = collections.deque(
                 delivery for delivery in self._deliveries
                 if delivery[0] is not consumer)
@@ -122,12 +129,19 @@ class _Deliveries:
             (consumer, message))
 
     def _consume_or_acknowledge(self, timeout=None):
-        if self._deliveries:
-            if self._limit.acquire(_THREAD_WAIT):
-                self._listener(self._deliveries.popleft()[1])
-                if not self._listener.incoming:
-                    # A duplicate, or the connection is gone.
-                    self._limit.release()
+        # Until the consumers begin anew, what they had delivered is not ours.
+        if self._deliveries and not self._listener.conn._new_tags:
+            if self._limit.acquire(0):
+                try:
+                    self._listener(self._deliveries.popleft()[1])
+                finally:
+                    if not self._listener.incoming:
+                        # A duplicate, or the connection is gone.
+                        self._limit.release()
                 return
+            if self._limit.acquire(_THREAD_WAIT):
+                # The broker may have taken it back meanwhile. The connection
+                # tells.
+                self._limit.release()
             timeout = _CONNECTION_WAIT
         self._consume(timeout=timeout)

@@ -71,6 +71,11 @@ class Heartbeat:
             topic=topic, server=host, namespace='worker', version='1.0'))
         self._row.tick()
         service.tg.add_timer(TICK, self._row.tick)
+        if CONF.servicegroup_driver == 'mc':
+            # Heartbeats do not see the record there, and are not to wait for
+            # the database.
+            service.tg.add_timer_args(
+                CONF.service_down_time, self._look_for_record, [self._row])
         if interval := service.report_interval:
             # As late as in nova's other services: all workers start first.
             service.tg.add_timer_args(

@@ -93,6 +93,13 @@ def _close_connections(stage):
         stage.callers.wait_answered(1, stages.READY, stage.cloud.log)
 
 
+def _closed_while_busy(name, title, **options):
+    # Requests wait in each worker until a thread is free.
+    return fault.Fault(name, title, _close_connections, 15, ends=True,
+                       pause=0, visible=False, chance=5, callers=32, pool=2,
+                       work=0.1, **options)
+
+
 @contextlib.contextmanager
 def _two_hosts(stage, listens):
     with socket.socket() as second:
@@ -235,6 +242,10 @@ FAULTS = (
     fault.Fault('connections-closed', 'all connections closed, 3 times',
                 _close_connections, 15, ends=True, pause=0, visible=False,
                 chance=5),
+    _closed_while_busy('closed-busy', 'the same, all threads busy'),
+    _closed_while_busy('closed-busy-companion',
+                       'the same, all threads busy, companion',
+                       companion=True),
     _second_host('dead', _dead_host),
     _second_host('silent', _silent_host),
     fault.Fault('consumer-timeout', 'blocked for a consumer_timeout',

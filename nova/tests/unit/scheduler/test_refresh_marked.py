@@ -78,6 +78,13 @@ class MarkedTestCase(test_refresh.RefreshBase):
         self.known()
         self.assertIs(known, self.manager.host_manager._instance_info)
 
+    def test_instances_of_the_parent(self):
+        # They are old, and are dropped at the first use all the same.
+        self.start(age=3600)
+        refresh.mark_stale(self.manager)
+        self.known()
+        self.assertEqual({}, self.manager.host_manager._instance_info)
+
     def test_manager_of_another_service(self):
         manager = mock.Mock(spec=['host'])
         refresh.mark_stale(manager)

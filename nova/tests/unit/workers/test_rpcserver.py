@@ -249,9 +249,12 @@ class Message(dict):
     def __init__(self, name):
         super().__init__(_unique_id=name, method=name, args={})
         self.acknowledge = mock.Mock()
+        self._raw_message = mock.Mock(headers={})
 
 
 class Consumer:
+
+    next_stream_offset = 'last'
 
     def __init__(self, kind):
         self.type = kind
@@ -287,8 +290,10 @@ class Connection:
         self.rabbit_qos_prefetch_count = prefetch_count
         self.topic, self.fanout = Consumer('topic'), Consumer('fanout')
         self._consumers = {self.topic: 1, self.fanout: 2}
+        self._new_tags = set()
         self.arriving = []
         self.order = []
+        self.lost = False
 
     def _set_qos(self, channel):
         self.order.append((channel, self.rabbit_qos_prefetch_count))
@@ -297,12 +302,26 @@ class Connection:
         """As it is again after the connection was lost."""
         for consumer, tag in self._consumers.items():
             consumer.consume(self, tag)
+        self._new_tags.clear()
 
     def consume(self, timeout):
+        if self.lost or self._new_tags:
+            self.lost = False
+            self.connect()
         if not self.arriving:
             raise driver_common.Timeout
         consumer, message = self.arriving.pop(0)
         consumer.callback(message)
+
+
+class ConnectionContext:
+    """Through which the listener sees it."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self.connection, name)
 
 
 class HoldBackTestCase(RPCServerTestCase):
@@ -315,7 +334,8 @@ class HoldBackTestCase(RPCServerTestCase):
     def hold_back(self, prefetch_count):
         self.conn = Connection(prefetch_count)
         self.listener = amqpdriver.RpcAMQPListener(
-            mock.Mock(prefetch_size=prefetch_count), self.conn)
+            mock.Mock(prefetch_size=prefetch_count),
+            ConnectionContext(self.conn))
         adapter = base.PollStyleListenerAdapter(self.listener, 1, None)
         self.inner._create_listener = lambda: adapter
         self.wrap()
@@ -385,6 +405,52 @@ class HoldBackTestCase(RPCServerTestCase):
         self.poll('two', 'three')
         self.assertEqual([False, True], [
             message.acknowledge.called for message in old])
+
+    def test_connection_is_lost_as_a_thread_gets_free(self):
+        self.limit.acquire()
+        old, = self.arrive('one')
+        self.poll(None)
+        acquire = self.limit.acquire
+
+        def acquire_and_lose(timeout=None):
+            if timeout and self.limit.full:
+                self.limit.release()
+                self.conn.lost = True
+            return acquire(timeout)
+
+        self.useFixture(test.fixtures.MockPatchObject(
+            self.limit, 'acquire', acquire_and_lose))
+        self.arrive('two')
+        self.poll('two')
+        # It went back to the broker, and to another worker.
+        old.acknowledge.assert_not_called()
+
+    def test_channel_is_lost_while_it_waits(self):
+        self.limit.acquire()
+        old, = self.arrive('one')
+        self.poll(None)
+        self.conn._new_tags = {1, 2}
+        self.limit.release()
+        self.poll(None)
+        old.acknowledge.assert_not_called()
+
+    def test_stream_is_read_on_from_what_waits(self):
+        self.limit.acquire()
+        fanout = self.conn.fanout
+        for number, message in enumerate(
+                self.arrive('one', 'two', consumer=fanout), 10):
+            message._raw_message.headers['x-stream-offset'] = number
+        fanout.next_stream_offset = 12
+        self.poll(None)
+        self.conn.connect()
+        self.assertEqual(10, fanout.next_stream_offset)
+
+    def test_error_takes_no_thread(self):
+        self.arrive('one')
+        with mock.patch.object(amqpdriver.AMQPListener, '__call__',
+                               side_effect=test.TestingException):
+            self.assertRaises(test.TestingException, self.poll, 'one')
+        self.assertFalse(self.limit.full)
 
     def test_prefetch_before_each_consumer(self):
         self.conn.topic.consume(self.conn, 1)
@@ -462,7 +528,7 @@ class OsloMessagingTestCase(test.NoDBTestCase):
         self.addCleanup(adapter.cleanup)
         listener = adapter._poll_style_listener
         self.assertEqual([], listener.incoming)
-        self.assertGreaterEqual(listener.conn.rabbit_qos_prefetch_count, 1)
+        self.assertIsInstance(listener.conn._new_tags, set)
         self.assertIsNotNone(listener.conn.channel)
         self.assertEqual(['fanout', 'topic', 'topic'], sorted(
             consumer.type for consumer in listener.conn._consumers))

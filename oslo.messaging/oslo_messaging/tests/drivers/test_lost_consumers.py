@@ -70,6 +70,39 @@ class LostConsumersTestCase(test_utils.BaseTestCase):
     def calls(self):
         return [call[0] for call in self.broker.mock_calls]
 
+    def deliver(self, consumer=None, **headers):
+        """Have the listener read a request, as its connection does.
+
+        :returns: what the broker is told about it
+        """
+        message = {'method': 'method', 'args': {}}
+        rpc_amqp._add_unique_id(message)
+        raw = mock.Mock(payload=rpc_common.serialize_msg(message),
+                        headers=headers)
+        if consumer:
+            consumer._callback(raw)
+        else:
+            self.listener(impl_rabbit.RabbitMessage(raw))
+        return raw
+
+
+class TestStream(LostConsumersTestCase):
+
+    def test_offset_is_that_of_what_was_acknowledged(self):
+        # Or what waits for the limit would not be sent again.
+        consumer, = (consumer for consumer in self.listener.conn._consumers
+                     if consumer.type == 'fanout')
+        consumer.rabbit_stream_fanout = True
+        consumer.queue = mock.Mock(channel=object())
+        self.deliver(consumer, **{'x-stream-offset': 10})
+        self.listener.poll(timeout=0.3)
+        self.assertEqual('last', consumer.next_stream_offset)
+
+        self.listener.limit.release()
+
+        self.listener.poll(timeout=0.5)
+        self.assertEqual(11, consumer.next_stream_offset)
+
 
 class TestMissingQueue(LostConsumersTestCase):
 
@@ -96,16 +129,6 @@ class TestLostConsumers(LostConsumersTestCase):
         ('connection closed', {'error': amqp_ex.ConnectionForced('closed')}),
     ]
 
-    def deliver(self):
-        """Have the listener read a request, as its connection does.
-
-        :returns: what the broker is told about it
-        """
-        message = {'method': 'method', 'args': {}}
-        rpc_amqp._add_unique_id(message)
-        raw = mock.Mock(payload=rpc_common.serialize_msg(message))
-        self.listener(impl_rabbit.RabbitMessage(raw))
-        return raw
 
     def test_requests_are_not_acknowledged(self):
         raw = self.deliver()
@@ -120,6 +143,20 @@ class TestLostConsumers(LostConsumersTestCase):
         raw = self.deliver()
         self.assertEqual(1, len(self.listener.poll(timeout=0.5)))
         raw.ack.assert_called_once_with()
+
+    def test_lost_as_the_limit_gets_free(self):
+        raw, limit = self.deliver(), self.listener.limit
+
+        def acquire(timeout):
+            if timeout:
+                limit.release()
+                self.errors.append(self.error)
+            return limit.acquire(timeout=timeout)
+
+        self.listener.limit = mock.Mock(acquire=acquire,
+                                        release=limit.release)
+        self.assertEqual([], self.listener.poll(timeout=0.5))
+        raw.ack.assert_not_called()
 
     def test_declared_anew(self):
         # Or a stream would be read again from where it was declared.
