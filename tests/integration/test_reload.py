@@ -12,8 +12,9 @@
 
 """A SIGHUP renews one worker after the other, and nobody notices.
 
-In the eventlet mode workers go on, as on stock. With the companion, and with nova's own time for a stop, also on 2026.1 where
-each stop takes all of that time.
+In the eventlet mode workers go on, as on stock. With the companion, and with
+nova's own time for a stop, also on 2026.1 where each stop takes all of that
+time.
 """
 
 import concurrent.futures

@@ -12,12 +12,7 @@
 
 from unittest import mock
 
-from oslo_utils.fixture import uuidsentinel as uuids
-
-from nova import objects
-from nova.scheduler import host_manager
 from nova.scheduler import refresh
-from nova.tests.unit import fake_instance
 from nova.tests.unit.scheduler import test_refresh
 
 
