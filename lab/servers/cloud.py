@@ -337,8 +337,8 @@ class Service(process.Child):
     def _hups_taken(self):
         """How many times a worker said that it took a SIGHUP."""
         # oslo.service of 2025.1 takes it for SIG_UNBLOCK, which is 1 too.
-        return len(re.findall('Child caught SIG(HUP|_UNBLOCK), handling',
-                              self.log()))
+        return len(re.findall('Child caught SIG(HUP|_UNBLOCK), handling|'
+                              'Resetting worker ', self.log()))
 
     def queue_names(self):
         """The names of the queues it may leave on the broker."""

@@ -265,8 +265,8 @@ class WorkerCommands:
                     print((_('Would retire %s') if dry_run
                            else _('Retired %s')) % name)
                 else:
-                    print(_('Left %s: it is up by now, or a compute has that '
-                            'name') % name)
+                    print(_('Left %s: it is up, forced down or gone by now, '
+                            'or a compute has that name') % name)
         print((_('Workers to retire: %d') if dry_run
                else _('Workers retired: %d')) % retired)
         return OK

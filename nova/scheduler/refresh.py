@@ -63,9 +63,9 @@ def mark_stale(manager):
     """
     host_manager = getattr(manager, 'host_manager', None)
     if isinstance(host_manager, _Stale):
-        manager.host_manager = _Stale(
-            host_manager.latest, host_manager._instances_until
-            if host_manager._stale else float('inf'))
+        until = (host_manager._instances_until if host_manager._stale
+                 else float('inf'))
+        manager.host_manager = _Stale(host_manager.latest, until)
 
 
 class _Stale:

@@ -95,6 +95,7 @@ class Row(ctypes.Structure):
     """
 
     asked: int
+    reset: int
     stacks: int
 
     _fields_ = [
@@ -103,8 +104,10 @@ class Row(ctypes.Structure):
         # When that state began, and when a timer last ran: Python code runs.
         ('since', ctypes.c_double),
         ('ticked', ctypes.c_double),
-        # Whether the parent asks for the stacks; the worker sets it back to 0.
+        # Whether the parent asks for the stacks, and for a reset; the worker
+        # sets it back to 0.
         ('asked', ctypes.c_uint64),
+        ('reset', ctypes.c_uint64),
         # How many messages may run at a time.
         ('threads', ctypes.c_uint64),
         # The id of the record, when a self-ping last could not be sent, when

@@ -29,6 +29,7 @@ import os
 import re
 import selectors
 import socket
+import stat
 import threading
 import time
 import typing as ty
@@ -130,9 +131,9 @@ class Health:
                 if now - looked >= supervisor.INTERVAL:
                     looked = now
                     self._answers.clear()
-                    # A worker that is forked meanwhile would not close it.
-                    with self._parent.lock:
-                        for uri in list(self._missing):
+                    for uri in list(self._missing):
+                        # A worker forked meanwhile would not close it.
+                        with self._parent.lock:
                             self._listen(uri)
                     self._drop_slow(now)
                     self._tell_systemd(now)
@@ -389,8 +390,9 @@ def _bind(uri):
                 error = other.connect_ex(path) or errno.EADDRINUSE
                 if error not in _NOBODY:
                     raise OSError(error, os.strerror(error))
-            if os.path.isfile(path):
-                raise OSError(errno.EEXIST, 'is not a socket')
+            if os.path.exists(path) and not stat.S_ISSOCK(
+                    os.stat(path).st_mode):
+                raise OSError(errno.EEXIST, f'{path} is not a socket')
             # Nobody can connect before it has its mode.
             new = f'{path}.{os.getpid()}'
             with contextlib.suppress(FileNotFoundError):

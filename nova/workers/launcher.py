@@ -121,9 +121,7 @@ class Worker(service.ServiceBase):
             retirement.Retirement(
                 self.server, self.node, self.workers).start()
         if eventletutils.is_monkey_patched('thread'):
-            # There a service has always gone on after a SIGHUP, with all that
-            # it runs. The parent passes the signal on.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+            self.server.tg.add_timer(heartbeat.TICK, self._reset_if_asked)
 
     def _end_later(self, error):
         """Tell that a queue is in the way, and end after a pause.
@@ -188,12 +186,20 @@ class Worker(service.ServiceBase):
         self.server.wait()
 
     def reset(self):
-        """Read memory anew after a SIGHUP, in the eventlet mode.
+        """Nothing: the supervisor takes SIGHUP."""
 
-        In the threading mode the parent renews the process instead.
-        """
-        if self._started:
-            self.server.reset()
+    def _reset_if_asked(self):
+        """Reset the Service after a SIGHUP, in the eventlet mode."""
+        if not self.row.reset:
+            return
+        self.row.reset = 0
+        if supervisor.mutate():
+            LOG.info('Resetting worker %s', self.host)
+            try:
+                self.server.reset()
+            except Exception:
+                # The timer would end, and a database may be away.
+                LOG.exception('Cannot reset worker %s', self.host)
 
     def _bind(self):
         self.server.host = self.host

@@ -376,6 +376,8 @@ class Supervisor:
         :param wanted: whether that is asked
         :returns: True when a trial has found out that it would
         """
+        if not wanted:
+            self._hesitates = False
         if self._trial is None:
             if (self.outage or wanted or self._refused) and (
                     now >= self._next_trial):
@@ -488,14 +490,18 @@ class Supervisor:
             self._dump(watched, now, pid)
 
     def _reload(self, now):
-        """Renew all workers after a SIGHUP, one after the other."""
+        """Renew all workers after a SIGHUP, one after the other.
+
+        In the eventlet mode they are reset, as they always were: to renew a
+        worker may end requests that take long.
+        """
         # It is blocked, so nothing but this takes it.
-        if signal.sigtimedwait([signal.SIGHUP], 0) and _mutate():
+        if signal.sigtimedwait([signal.SIGHUP], 0) and mutate():
             self._again = not eventletutils.is_monkey_patched('thread')
             if not self._again:
-                LOG.info('Caught SIGHUP, which the workers take as well')
+                LOG.info('Caught SIGHUP, resetting all workers')
                 for watched in self.watched:
-                    _kill(watched.row.pid, signal.SIGHUP)
+                    watched.row.reset = 1
         if self._again and not self._old:
             LOG.info('Caught SIGHUP, renewing one worker after the other')
             self._again, self._renewing = False, None
@@ -568,13 +574,16 @@ def make_log_locks():
         handler.createLock()
 
 
-def _mutate():
-    """Read the options anew that may change while a service runs."""
+def mutate():
+    """Read the options anew that may change while a service runs.
+
+    :returns: whether that was possible; if not, the log says so
+    """
     try:
         CONF.mutate_config_files()
     except (Exception, SystemExit) as exc:
-        LOG.error('The configuration cannot be read, so no worker is renewed: '
-                  '%s', ' '.join(str(exc).split()))
+        LOG.error('The configuration cannot be read, so no worker is renewed '
+                  'or reset: %s', ' '.join(str(exc).split()))
         return False
     return True
 

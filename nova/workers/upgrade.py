@@ -55,6 +55,9 @@ def check_worker_hosts(_commands):
 
 def _details(binary, topic, recorded):
     """What is wrong with the names of the nodes of a binary."""
+    if not CONF[topic].worker_hosts:
+        # Any name does.
+        return
     own = _error_of_this_node(topic)
     if own:
         # It may be a node without this service, so it is a warning.
@@ -90,8 +93,6 @@ def _settings():
 
 def _error_of_this_node(topic):
     """What is wrong with [DEFAULT] host; None if nothing is."""
-    if not CONF[topic].worker_hosts:
-        return None
     try:
         host = CONF.host
     except ValueError as exc:

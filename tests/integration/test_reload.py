@@ -166,7 +166,7 @@ class ReloadTestCase(ReloadBase):
         with open(path, 'w') as stream:
             stream.write('[DEFAULT\n' + good)
         service.hup()
-        text = 'The configuration cannot be read, so no worker is renewed: '
+        text = 'The configuration cannot be read, so no worker is renewed or '
         made.wait(lambda: text in made.log(), 10, 'the line in the log')
         self.assertEqual(pids, self.pids(service))
         client.ping(service.node, timeout=10)

@@ -261,8 +261,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
                          self.manage(line + '40'))
         # Its node was faster, or it is up by now.
         self.assertEqual(
-            (0, 'Left nova-scheduler n-worker-1: it is up by now, or a '
-             'compute has that name\nWorkers retired: 0\n', ''),
+            (0, 'Left nova-scheduler n-worker-1: it is up, forced down or '
+             'gone by now, or a compute has that name\nWorkers retired: 0\n', ''),
             self.manage(line + '0'))
 
 

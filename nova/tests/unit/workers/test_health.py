@@ -365,7 +365,7 @@ class ServeTestCase(HealthBase):
         self.health = self.made()
         self.health.start()
         self.addCleanup(self.health.close)
-        self.wait(lambda: 'Is a directory' in self.stdlog.logger.output)
+        self.wait(lambda: 'is not a socket' in self.stdlog.logger.output)
         os.rmdir(self.path)
         self.wait(lambda: not self.health._missing)
         self.assertEqual(200, self.get('/health')[0])

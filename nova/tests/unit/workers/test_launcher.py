@@ -221,6 +221,31 @@ class WorkerTestCase(test.NoDBTestCase):
         self.assertRaises(error, self.worker().start)
         sleep.assert_not_called()
 
+    def test_reset_in_the_eventlet_mode(self):
+        self.useFixture(test.fixtures.MockPatchObject(
+            launcher.eventletutils, 'is_monkey_patched', return_value=True))
+        mutate = self.useFixture(test.fixtures.MockPatchObject(
+            launcher.supervisor, 'mutate')).mock
+        worker = self.worker()
+        worker.start()
+        check, = (call.args[1] for call in
+                  self.server.tg.add_timer.call_args_list)
+        check()
+        self.server.reset.assert_not_called()
+        # A database is away, and the timer goes on.
+        self.server.reset.side_effect = test.TestingException
+        for number in (1, 2):
+            worker.row.reset = 1
+            check()
+            check()
+            self.assertEqual(number, self.server.reset.call_count)
+        self.assertEqual(2, mutate.call_count)
+        # What cannot be read changes nothing.
+        mutate.return_value = False
+        worker.row.reset = 1
+        check()
+        self.assertEqual(2, self.server.reset.call_count)
+
     def test_in_the_parent(self):
         self.flags(graceful_shutdown_timeout=100)
         for number in (1, 2, 3):
@@ -244,7 +269,7 @@ class WorkerTestCase(test.NoDBTestCase):
         worker.wait()
         worker.stop()
         self.signal.assert_called_once_with(signal.SIGTERM, signal.SIG_IGN)
-        self.server.reset.assert_called_once_with()
+        self.server.reset.assert_not_called()
         self.server.wait.assert_called_once_with()
         self.server.stop.assert_called_once_with()
 

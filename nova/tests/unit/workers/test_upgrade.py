@@ -91,6 +91,7 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
 
     def test_too_long_without_worker_hosts(self):
         self.flags(host=LONG)
+        self.results = {'up': [('nova-scheduler', LONG, None)]}
         self.flags(worker_hosts=False, group='scheduler')
         self.assertNotIn('nova-scheduler', self.assertWarning(
             'nova-conductor would not start on this node: '))

@@ -96,7 +96,7 @@ class TestStream(LostConsumersTestCase):
         consumer.queue = mock.Mock(channel=object())
         self.deliver(consumer, **{'x-stream-offset': 10})
         self.listener.poll(timeout=0.3)
-        self.assertEqual('last', consumer.next_stream_offset)
+        self.assertEqual(10, consumer.next_stream_offset)
 
         self.listener.limit.release()
 
