@@ -122,7 +122,7 @@ class UndoTestCase(base.LabTestCase):
         if way == 'package':
             options = {'tree': base.stock_tree()}
         workers, = commands('pgrep -af')
-        consumers, = commands(r'grep -F ')
+        consumers, = commands('grep -E "')
         with contextlib.ExitStack() as stack:
             callers = {}
             for topic in topics:
