@@ -167,7 +167,7 @@ class UndoTestCase(base.LabTestCase):
         self.assertEqual(names, {
             record.host for topic in topics
             for record in self.made.services(binary=f'nova-{topic}')})
-        show, delete = commands(r'grep -E .*-worker-')
+        show, delete = commands('-trial')
         left = self.run_page(show)
         for node in names:
             self.assertIn(f'.{node}.@', left)
