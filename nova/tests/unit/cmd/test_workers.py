@@ -262,7 +262,8 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         # Its node was faster, or it is up by now.
         self.assertEqual(
             (0, 'Left nova-scheduler n-worker-1: it is up, forced down or '
-             'gone by now, or a compute has that name\nWorkers retired: 0\n', ''),
+             'gone by now, or a compute has that name\n'
+             'Workers retired: 0\n', ''),
             self.manage(line + '0'))
 
 
