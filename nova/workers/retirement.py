@@ -131,10 +131,8 @@ class Retirement:
 
         Those without worker hosts have it, or others have a worker there.
         """
-        if is_compute(ctxt, record.host):
-            return True
         get_by_host = objects.ServiceList.get_by_host
-        return any(
+        return is_compute(ctxt, record.host) or any(
             other.binary not in identity.TOPICS for other in
             get_by_host(ctxt, record.host)
         ) or bool(get_by_host(ctxt, identity.worker_host(record.host, 1)))
