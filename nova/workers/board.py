@@ -105,7 +105,7 @@ class Row(ctypes.Structure):
         ('since', ctypes.c_double),
         ('ticked', ctypes.c_double),
         # Whether the parent asks for the stacks, and for a reset; the worker
-        # sets it back to 0.
+        # sets both back to 0.
         ('asked', ctypes.c_uint64),
         ('reset', ctypes.c_uint64),
         # How many messages may run at a time.

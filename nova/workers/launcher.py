@@ -154,7 +154,7 @@ class Worker(service.ServiceBase):
             os._exit(0)
         with contextlib.suppress(ValueError):
             # The launcher of the eventlet mode leaves it to end the process
-            # at once, if the parent stops while it renews this worker.
+            # at once, if the parent stops while this worker does.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.row.enter(board.STOPPING)
         stopped = threading.Event()

@@ -168,8 +168,8 @@ class Watched:
             if loses:
                 # oslo.messaging needs that long to notice that the broker has
                 # gone, or the caller that a reply is for.
-                timeout = max(timeout, 2 * heartbeat.rabbit(
-                    'heartbeat_timeout_threshold', 60) or 120)
+                timeout = max(timeout, 2 * (heartbeat.rabbit(
+                    'heartbeat_timeout_threshold', 60) or 60))
                 if hanging:
                     # The next self-ping is to have its turn. Where a third one
                     # hangs it is no single connection.
@@ -229,9 +229,9 @@ class Supervisor:
         # message began after none had for long.
         self._newest = self._works = self._resumed = self.looked
         self._trial: trial.Trial | None = None
-        # When the trial began, when the next may, and whether the last one
-        # succeeded after a pause only.
-        self._trial_began = self._next_trial = 0.0
+        # When the next trial may begin, and whether the last one succeeded
+        # after a pause only.
+        self._next_trial = 0.0
         self._hesitates = False
         # Whether no worker could send its self-ping since a message began, and
         # no trial was made since; which message was the newest at the last.
@@ -382,9 +382,9 @@ class Supervisor:
             if (self.outage or wanted or self._refused) and (
                     now >= self._next_trial):
                 self._trial = trial.Trial(self._attempt)
-                self._trial_began = now
         elif self._trial.ended:
-            error, self._trial = self._trial.error, None
+            error, slow = self._trial.error, now - self._trial.began > PAUSE
+            self._trial = None
             self._tried = self._newest
             if error == trial.NO_CONNECTION and self._writes(now):
                 # The stuck worker may hold the connections, and its
@@ -393,8 +393,7 @@ class Supervisor:
             if error is None and not self.outage and not self._refused:
                 # An outage may have ended meanwhile, and workers need until
                 # their next self-ping.
-                self._hesitates = (now - self._trial_began > PAUSE and
-                                   not self._hesitates)
+                self._hesitates = slow and not self._hesitates
                 if self._hesitates:
                     self._next_trial = now + CONF.report_interval
                 return not self._hesitates
@@ -497,11 +496,12 @@ class Supervisor:
         """
         # It is blocked, so nothing but this takes it.
         if signal.sigtimedwait([signal.SIGHUP], 0) and mutate():
-            self._again = not eventletutils.is_monkey_patched('thread')
-            if not self._again:
+            if eventletutils.is_monkey_patched('thread'):
                 LOG.info('Caught SIGHUP, resetting all workers')
                 for watched in self.watched:
                     watched.row.reset = 1
+            else:
+                self._again = True
         if self._again and not self._old:
             LOG.info('Caught SIGHUP, renewing one worker after the other')
             self._again, self._renewing = False, None

@@ -72,7 +72,7 @@ class SupervisorTestCase(test.NoDBTestCase):
         self.outage = None
         self.trials = self.useFixture(test.fixtures.MockPatchObject(
             supervisor.trial, 'Trial', side_effect=lambda *args: mock.Mock(
-                ended=True, error=self.outage))).mock
+                began=self.now, ended=True, error=self.outage))).mock
         self.watch(TIMEOUT)
 
     def watch(self, timeout, hosts=HOSTS):
@@ -199,6 +199,17 @@ class AllowanceTestCase(SupervisorTestCase):
 
 
 class ReplaceTestCase(SupervisorTestCase):
+
+    def slow_trials(self):
+        """Have a trial go on until the test says that it has ended."""
+        one = mock.Mock(ended=False, error=None)
+
+        def begin(attempt):
+            one.began = self.now
+            return one
+
+        self.trials.side_effect = tried = mock.Mock(side_effect=begin)
+        return tried, one
 
     def refuse(self, rows, seconds):
         """Have the broker refuse the self-pings of workers for that time."""
@@ -365,14 +376,13 @@ class ReplaceTestCase(SupervisorTestCase):
         self.assertEqual([], self.signals)
 
     def test_gets_on_while_the_trial_runs(self):
-        tried = self.trials.side_effect = mock.Mock()
-        tried.return_value.ended = False
+        tried, one = self.slow_trials()
         tasks = self.fill(self.row)
         self.look(TIMEOUT + 1)
         self.row.end(tasks[0])
         self.silent.clear()
         self.look(INTERVAL)
-        tried.return_value.configure_mock(ended=True, error=None)
+        one.configure_mock(ended=True, error=None)
         self.look(60)
         tried.assert_called_once()
         self.assertEqual([], self.signals)
@@ -454,11 +464,10 @@ class ReplaceTestCase(SupervisorTestCase):
         self.assertEqual(1, self.signals[0][0])
 
     def test_trial_that_waits_for_the_end_of_an_outage(self):
-        tried = self.trials.side_effect = mock.Mock()
-        tried.return_value.configure_mock(ended=False, error=None)
+        tried, one = self.slow_trials()
         tasks = self.fill(self.row)
         self.look(TIMEOUT + supervisor.PAUSE + 2)
-        tried.return_value.ended = True
+        one.ended = True
         self.look(INTERVAL - 1)
         self.assertEqual([], self.signals)
         tried.assert_called_once()
@@ -468,16 +477,16 @@ class ReplaceTestCase(SupervisorTestCase):
         self.silent.clear()
         self.look(2 * INTERVAL)
         self.fill(self.row)
-        tried.return_value.ended = False
+        one.ended = False
         self.look(TIMEOUT + supervisor.PAUSE + 2)
-        tried.return_value.ended = True
+        one.ended = True
         self.look(INTERVAL - 1)
         self.assertEqual([], self.signals)
         tried.reset_mock()
         # Nor is a database where each trial takes long an excuse.
-        tried.return_value.ended = False
+        one.ended = False
         self.look(supervisor.PAUSE + 2)
-        tried.return_value.ended = True
+        one.ended = True
         self.look(10)
         self.assertEqual(1, tried.call_count)
         self.assertEqual((1, signal.SIGKILL), self.signals[0])
