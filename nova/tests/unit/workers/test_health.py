@@ -24,6 +24,7 @@ from unittest import mock
 
 import ddt
 from oslo_serialization import jsonutils
+from oslo_service import _options
 
 from nova import test
 from nova.workers import board
@@ -40,6 +41,8 @@ class HealthBase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        # As the launcher of a service does.
+        supervisor.CONF.register_opts(_options.service_opts)
         self.children = {11, 12}
         self.useFixture(test.fixtures.MockPatchObject(
             supervisor, 'is_child', self.children.__contains__))
@@ -70,6 +73,15 @@ class HealthBase(test.NoDBTestCase):
 
 
 class WorkersTestCase(HealthBase):
+
+    def setUp(self):
+        # Seconds count only if a test says so, however slow the machine is.
+        self.clock = mock.Mock(wraps=time)
+        self.clock.monotonic.return_value = time.monotonic()
+        for module in (board, health, supervisor):
+            self.useFixture(test.fixtures.MockPatchObject(
+                module, 'time', self.clock))
+        super().setUp()
 
     def statuses(self):
         told = self.health.workers()
@@ -143,7 +155,7 @@ class WorkersTestCase(HealthBase):
         # It may take its time, and one that starts may not.
         self.pass_time(45)
         self.assertEqual(('pass', 1, 'pass', 'pass'), self.statuses())
-        self.parent.look(time.monotonic())
+        self.parent.look(self.clock.monotonic())
         self.row.enter(board.STARTING)
         self.assertEqual(('pass', 1, 'pass', 'pass'), self.statuses())
         self.parent.watched[0].served -= 45
@@ -238,6 +250,13 @@ class WorkersTestCase(HealthBase):
 @ddt.ddt
 class ServeTestCase(HealthBase):
 
+    def setUp(self):
+        super().setUp()
+        # However slow the machine is.
+        self.flags(service_down_time=3600)
+        self.useFixture(test.fixtures.MockPatchObject(
+            health, 'REQUEST_TIME', 600))
+
     def start(self):
         self.useFixture(test.fixtures.MockPatch('os.register_at_fork'))
         self.health = self.made()
@@ -246,7 +265,7 @@ class ServeTestCase(HealthBase):
         self.wait(lambda: not self.health._missing)
 
     def wait(self, condition):
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not condition():
             self.assertLess(time.monotonic(), end)
             time.sleep(0.01)
@@ -326,7 +345,8 @@ class ServeTestCase(HealthBase):
             supervisor, 'INTERVAL', 0.01))
         other = socket.socket(socket.AF_UNIX)
         other.bind(self.path)
-        other.listen()
+        # Each try leaves a connection that waits.
+        other.listen(4096)
         self.addCleanup(other.close)
         self.useFixture(test.fixtures.MockPatch('os.register_at_fork'))
         self.health = self.made()
@@ -380,12 +400,12 @@ class ServeTestCase(HealthBase):
 
     @ddt.data(b'', b'GET /health HTTP/1.1\r\n', b'\xff' * 100)
     def test_slow(self, data):
-        self.useFixture(test.fixtures.MockPatchObject(
-            health, 'REQUEST_TIME', 0.2))
         self.start()
         sock = self.connect()
         sock.sendall(data)
         self.assertEqual(200, self.get('/health')[0])
+        self.useFixture(test.fixtures.MockPatchObject(
+            health, 'REQUEST_TIME', 0.2))
         self.assertEqual(b'', sock.recv(100))
 
     def test_too_long(self):
