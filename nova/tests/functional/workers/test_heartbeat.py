@@ -38,7 +38,7 @@ class HeartbeatTestCase(test_scheduler.WorkersTestCase):
         """Have a worker send its self-ping, and run it."""
         heartbeat = worker.server.servicegroup_api
         heartbeat._ping()
-        for _attempt in range(200):
+        for _attempt in range(1200):
             if heartbeat._sent is None:
                 return
             time.sleep(0.05)
@@ -122,7 +122,7 @@ class TimerTestCase(test_scheduler.WorkersTestCase):
         :param after: a nova.objects.Service
         :returns: the record as it is then
         """
-        for _attempt in range(400):
+        for _attempt in range(2400):
             record = self.records().get(worker.host)
             if (record is not None and record.last_seen_up and
                     (after is None or record.id != after.id or

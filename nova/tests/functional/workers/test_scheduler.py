@@ -87,7 +87,7 @@ class WorkersTestCase(test.TestCase):
             numa_topology=None, pci_requests=None, filter_properties={},
             instance_group=None, availability_zone=None)
 
-    def ask(self, server=None, timeout=10):
+    def ask(self, server=None, timeout=60):
         """Who answers at a server name, or at the topic: a worker's number."""
         target = messaging.Target(topic=self.topic, namespace='baseapi',
                                   version='1.1', server=server)
@@ -145,7 +145,7 @@ class WorkerHostsTestCase(WorkersTestCase):
         self.start_workers(2)
         target = messaging.Target(topic=self.topic, namespace='baseapi',
                                   version='1.1', server=NODE)
-        answer = rpc.get_client(target).prepare(timeout=10).call(
+        answer = rpc.get_client(target).prepare(timeout=60).call(
             self.context, 'ping', arg='probe')
         self.assertEqual({'service': self.topic, 'arg': 'probe'}, answer)
 
@@ -154,7 +154,7 @@ class WorkerHostsTestCase(WorkersTestCase):
         method, version = self.REQUEST
         target = messaging.Target(topic=self.topic, version=version,
                                   server=NODE)
-        client = rpc.get_client(target).prepare(timeout=10)
+        client = rpc.get_client(target).prepare(timeout=60)
         self.assertRaises(
             messaging.UnsupportedVersion, client.call, self.context, method)
 

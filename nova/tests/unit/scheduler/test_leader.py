@@ -138,13 +138,13 @@ class WatchTestCase(test.NoDBTestCase):
     def test_hangs(self):
         self.flags(service_down_time=0)
         with leader.watch('a'):
-            self.assertTrue(self.warned.wait(10))
+            self.assertTrue(self.warned.wait(60))
         self.assertIn('The discovery of hosts on a has not ended after 0 '
                       'seconds', self.message)
 
     def assertEnded(self):
         timer, = self.timers
-        timer.join(10)
+        timer.join(60)
         self.assertFalse(timer.is_alive())
         self.assertFalse(self.warned.is_set())
 

@@ -82,7 +82,7 @@ class RefreshBase(test.NoDBTestCase):
             self.read.side_effect = read
             found = read(context)
             hangs.set()
-            self.go_on.wait(10)
+            self.go_on.wait(60)
             return found
 
         self.read.side_effect = hang
@@ -122,11 +122,11 @@ class RefreshTestCase(RefreshBase):
         known = []
         users = [self._start(lambda: known.append(self.known()))
                  for _user in range(3)]
-        self.assertTrue(hangs.wait(10))
+        self.assertTrue(hangs.wait(60))
         self.assertEqual([], known)
         self.go_on.set()
         for user in users:
-            user.join(10)
+            user.join(60)
         self.assertEqual([[1]] * 3, known)
         self.assert_read(1)
 
@@ -135,13 +135,13 @@ class RefreshTestCase(RefreshBase):
             refresh, '_PATIENCE', 0.1))
         hangs = self._hang()
         stuck = self._start(self.known)
-        self.assertTrue(hangs.wait(10))
+        self.assertTrue(hangs.wait(60))
         self.store(2, 'a')
         self.assertEqual([1, 2], self.known())
         self.cast(3, 'a')
         # What it has read is older than what the others use by now.
         self.go_on.set()
-        stuck.join(10)
+        stuck.join(60)
         self.assertFalse(stuck.is_alive())
         self.assertEqual([1, 2, 3], self.known())
         self.assert_read(2)

@@ -57,11 +57,11 @@ class MarkedTestCase(test_refresh.RefreshBase):
     def test_marked_while_one_reads(self):
         hangs = self._hang()
         user = self._start(self.known)
-        self.assertTrue(hangs.wait(10))
+        self.assertTrue(hangs.wait(60))
         self.store(2, 'a')
         refresh.mark_stale(self.manager)
         self.go_on.set()
-        user.join(10)
+        user.join(60)
         self.assertEqual([1, 2], self.known())
         self.assert_read(2)
 

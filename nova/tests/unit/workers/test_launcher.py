@@ -157,6 +157,8 @@ class WorkerTestCase(test.NoDBTestCase):
         self.limit.open.assert_not_called()
 
     def test_node_address_is_answered_while_requests_run(self):
+        self.useFixture(test.fixtures.MonkeyPatch(
+            'nova.workers.launcher.NODE_STOP_TIME', 60))
         order = []
         idle = threading.Event()
         self.limit.wait_until_idle.side_effect = lambda: idle.wait(60)

@@ -153,7 +153,7 @@ class ProbeTestCase(test.NoDBTestCase):
         self.assertIn('SSH-2.0', err)
 
     def test_somebody_who_does_not_answer(self):
-        self.useFixture(test.fixtures.MockPatchObject(probe, '_TIMEOUT', 0.1))
+        self.useFixture(test.fixtures.MockPatchObject(probe, '_TIMEOUT', 1))
         server = socket.create_server(('127.0.0.1', 0))
         self.addCleanup(server.close)
         self.assertEqual(14, self.probe(

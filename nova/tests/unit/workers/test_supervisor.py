@@ -1066,7 +1066,7 @@ class ThreadTestCase(SupervisorTestCase):
         threading.Thread(target=run).start()
         self.assertFalse(ended.wait(0.1))
         hooks['after_in_parent']()
-        self.assertTrue(ended.wait(10))
+        self.assertTrue(ended.wait(60))
         hooks['before']()
         hooks['after_in_child']()
         hooks['before']()
@@ -1123,7 +1123,8 @@ class ProcessTestCase(test.NoDBTestCase):
 
     def look_until(self, condition):
         for _look in range(600):
-            self.supervisor.look(time.monotonic())
+            now = self.supervisor.looked = time.monotonic()
+            self.supervisor.look(now)
             if condition():
                 return
             time.sleep(0.1)
