@@ -591,30 +591,6 @@ class Cloud:
             self.wait(busy if service.hosts else send, 60,
                       'all threads of a worker to be busy')
 
-    def manage(self, *arguments, node='scheduler-node-1', tree=None,
-               check=True, timeout=120):
-        """Run nova-manage with the configuration of a scheduler.
-
-        :param arguments: as on its command line
-        :param node: whose configuration, of a scheduler started before
-        :param tree: as for ``scheduler``
-        :param check: whether to raise when it ends with another code than 0
-        :param timeout: seconds
-        :returns: ``subprocess.CompletedProcess`` with text
-        :raises LabError: see ``check``
-        """
-        env = dict(os.environ, **mode_env(tree=tree),
-                   PYTHONPATH=process.nova_path(tree))
-        done = subprocess.run(
-            [lab_database.program('nova-manage'), '--config-file',
-             os.path.join(self.folder, node + '.conf'), *arguments],
-            env=env, text=True, capture_output=True, timeout=timeout)
-        if check and done.returncode:
-            raise LabError('nova-manage %s ended with %d' % (
-                ' '.join(arguments), done.returncode),
-                done.stdout + done.stderr)
-        return done
-
     def client(self, topic=rpc.TOPIC):
         """An RPC client of its own; close it, or use it in a ``with``."""
         return rpc.Client(self.broker.transport_url, topic, self._options())
