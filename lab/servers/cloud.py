@@ -204,27 +204,26 @@ def _path_in(tree, *parts):
 class Service(process.Child):
     """A running service of nova that has workers."""
 
-    binary = None
-
-    def __init__(self, broker, node, worker_count, hosts, *args):
+    def __init__(self, binary, broker, node, worker_count, hosts, *args):
         """Start it.
 
+        :param binary: nova-scheduler or nova-conductor
         :param broker: the ``broker.Broker`` that it consumes from
         :param node: the value of its ``[DEFAULT] host``
         :param worker_count: how many workers it is configured to have
         :param hosts: whether they have worker hosts
         :param args: as for ``process.Child``
         """
+        self.binary = binary
         self.broker = broker
         self.node = node
         self.worker_count = worker_count
         self.hosts = hosts
         super().__init__(*args)
 
-    @classmethod
-    def topic(cls):
+    def topic(self):
         """The topic that it serves, also its section of the configuration."""
-        return cls.binary.partition('-')[2]
+        return self.binary.partition('-')[2]
 
     def worker_host(self, n):
         return '%s-worker-%d' % (self.node, n)
@@ -343,24 +342,9 @@ class Service(process.Child):
     def queue_names(self):
         """The names of the queues it may leave on the broker."""
         own = '%s.%s' % (self.topic(), self.node)
-        names = [self.topic(), own]
-        for n in self.numbers:
-            names += ['%s.%s' % (self.topic(), self.worker_host(n)),
-                      '%s.worker-%d' % (own, n),
-                      '%s.%s' % (own, self.worker_host(n))]
-        return names
-
-
-class Scheduler(Service):
-    """A running nova-scheduler; made by ``Cloud.scheduler``."""
-
-    binary = 'nova-scheduler'
-
-
-class Conductor(Service):
-    """A running nova-conductor; made by ``Cloud.conductor``."""
-
-    binary = 'nova-conductor'
+        return [self.topic(), own, own + '.@', *(
+            '%s.%s' % (self.topic(), self.worker_host(n))
+            for n in self.numbers)]
 
 
 class Cloud:
@@ -472,71 +456,54 @@ class Cloud:
             del conf['api_database'], conf['database']
         return conf
 
-    def scheduler(self, node='scheduler-node-1', workers=3, mode=None,
-                  tree=None, conf=None, env=None, hosts=None, packages=(),
-                  programs=None):
-        """Start a nova-scheduler; ``wait_ready`` waits until it serves.
+    def scheduler(self, node='scheduler-node-1', *args, **options):
+        """Start a nova-scheduler; as for ``_start``."""
+        return self._start(
+            'nova-scheduler', self.schedulers, node, *args, **options)
 
-        :param node: the value of ``[DEFAULT] host``
+    def conductor(self, node='conductor-node-1', *args, **options):
+        """Start a nova-conductor; as for ``_start``."""
+        return self._start(
+            'nova-conductor', self.conductors, node, *args, **options)
+
+    def _start(self, binary, running, node, workers=3, mode=None, tree=None,
+               conf=None, hosts=None, packages=(), programs=None,
+               broker=None):
+        """Start a service; ``wait_ready`` waits until it serves.
+
+        :param running: the list that it becomes part of
+        :param node: the value of ``[DEFAULT] host``, another one for each
+            kind of service
         :param workers: the number of its workers
         :param mode: one of ``modes``; the first of them if None
         :param tree: folder of the nova to run; the installed one if None
         :param conf: more configuration: section -> option -> value
-        :param env: more environment variables
         :param hosts: whether its workers have worker hosts; by default,
             whether the tree has the series
         :param packages: folders with packages to use in place of the
             installed ones, the companion say
         :param programs: folder of the programs of another environment
-        :returns: ``Scheduler``
-        """
-        scheduler = self._start(
-            Scheduler, node, workers, mode, tree, conf, env, hosts, packages,
-            programs)
-        self.schedulers.append(scheduler)
-        self._names.update(scheduler.queue_names())
-        return scheduler
-
-    def conductor(self, node='conductor-node-1', workers=3, broker=None,
-                  **options):
-        """Start a nova-conductor; ``wait_ready`` waits until it serves.
-
-        :param node: the value of ``[DEFAULT] host``, unlike a scheduler's
-        :param workers: the number of its workers
-        :param broker: the ``broker.Broker`` that it is configured to consume
-            from; the cloud's if None
-        :param options: as for ``scheduler``
-        :returns: ``Conductor``
-        """
-        conductor = self._start(Conductor, node, workers, broker=broker,
-                                **options)
-        self.conductors.append(conductor)
-        if conductor.broker is self.broker:
-            self._names.update(conductor.queue_names())
-        return conductor
-
-    def _start(self, kind, node, workers, mode=None, tree=None, conf=None,
-               env=None, hosts=None, packages=(), programs=None, broker=None):
-        """Start a service with workers; as for ``scheduler``, and
-
-        :param kind: subclass of ``Service``
         :param broker: the ``broker.Broker`` that it is configured to
             consume from; the cloud's if None
+        :returns: ``Service``
         """
         if hosts is None:
-            hosts = has_worker_hosts(tree, kind.binary)
-        path = self.config_file(node, _stop_conf(tree),
-                                {kind.topic(): {'workers': workers}},
-                                self.conf, conf or {})
-        env = dict(mode_env(mode, tree), **self.faults.env(), **(env or {}))
-        env['PYTHONPATH'] = process.nova_path(
-            tree, lab_faults.INJECT, *packages)
-        service = kind(
-            broker or self.broker, node, workers, hosts,
-            [lab_database.program(kind.binary, programs),
-             '--config-file', path],
-            os.path.join(self.folder, node + '.log'), env)
-        return self._stack.enter_context(service)
+            hosts = has_worker_hosts(tree, binary)
+        path = self.config_file(
+            node, _stop_conf(tree),
+            {binary.partition('-')[2]: {'workers': workers}},
+            self.conf, conf or {})
+        service = self._stack.enter_context(Service(
+            binary, broker or self.broker, node, workers, hosts,
+            [lab_database.program(binary, programs), '--config-file', path],
+            os.path.join(self.folder, node + '.log'),
+            {**mode_env(mode, tree), **self.faults.env(),
+             'PYTHONPATH': process.nova_path(
+                 tree, lab_faults.INJECT, *packages)}))
+        running.append(service)
+        if service.broker is self.broker:
+            self._names.update(service.queue_names())
+        return service
 
     def compute(self, host, *layers, mode=None, tree=None):
         """Start a nova-compute with the fake driver.

@@ -78,8 +78,8 @@ class WholeCloud(cloud.Cloud):
     Use it in a ``with``: it serves when that is entered, and all of it is
     ended and deleted at the end.
 
-    :ivar schedulers: its ``cloud.Scheduler``s
-    :ivar conductors: its ``cloud.Conductor``s, that of the cell first
+    :ivar schedulers: each a ``cloud.Service``
+    :ivar conductors: the same, that of the cell first
     :ivar computes: its nova-computes, each a ``process.Child``
     """
 
@@ -204,9 +204,8 @@ class WholeCloud(cloud.Cloud):
         return application
 
     def _start_conductor(self, node, its_broker):
-        self.conductor(node, self.conductor_workers, its_broker,
-                       mode=self.mode, tree=self.tree,
-                       conf=self._thread_conf('conductor'))
+        self.conductor(node, self.conductor_workers, self.mode, self.tree,
+                       self._thread_conf('conductor'), broker=its_broker)
 
     def _start_workers(self):
         self._start_conductor('conductor-node-1', self.broker)
