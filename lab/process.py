@@ -12,6 +12,7 @@
 
 """Child processes which are always ended, by their ids."""
 
+import configparser
 import contextlib
 import os
 import shutil
@@ -59,6 +60,19 @@ def wait(condition, timeout, what, log=None):
             raise LabError('waited %g s in vain for %s' % (timeout, what),
                            log() if log else '')
         time.sleep(0.1)
+
+
+def write_conf(path, *layers):
+    """Write a configuration file, and return its path.
+
+    :param layers: section -> option -> value; later layers win
+    """
+    parser = configparser.RawConfigParser(default_section='')
+    for layer in layers:
+        parser.read_dict(layer)
+    with open(path, 'w') as stream:
+        parser.write(stream)
+    return path
 
 
 def free_port():

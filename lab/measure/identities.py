@@ -116,15 +116,14 @@ class Identities:
                 tempfile.TemporaryDirectory(prefix='lab-scale-'))
             self.base.execute('main', 'DELETE FROM services')
             self.base.execute('main', records.INSERT % self.workers)
-            self._config = os.path.join(folder, 'nova.conf')
-            with open(self._config, 'w') as stream:
-                stream.write(
-                    '[DEFAULT]\ntransport_url = %s\nhost = lab-scale\n'
-                    'service_down_time = 36000\n[database]\nconnection = %s\n'
-                    '[oslo_messaging_rabbit]\n'
-                    'rabbit_transient_queues_ttl = %d\n' % (
-                        self.broker.transport_url, self.base.urls['main'],
-                        rpc.QUEUE_TTL))
+            self._config = process.write_conf(
+                os.path.join(folder, 'nova.conf'), {
+                    'DEFAULT': {'transport_url': self.broker.transport_url,
+                                'host': 'lab-scale',
+                                'service_down_time': 36000},
+                    'database': {'connection': self.base.urls['main']},
+                    'oslo_messaging_rabbit': {
+                        'rabbit_transient_queues_ttl': rpc.QUEUE_TTL}})
             child = stack.enter_context(process.Child(
                 [sys.executable, '-m', 'lab.measure.identities',
                  self.broker.url, str(self.workers)],

@@ -235,13 +235,11 @@ def run(base, folder, tree, sizes):
         of all workers
     :raises LabError: when it fails
     """
-    config = os.path.join(folder, 'records.conf')
-    with open(config, 'w') as stream:
-        stream.write(
-            '[DEFAULT]\ntransport_url = fake:/\nservice_down_time = 36000\n'
-            '[scheduler]\ndiscover_hosts_in_cells_interval = 3600\n'
-            '[DEFAULT]\nlog_file = %s\n[database]\nconnection = %s\n' % (
-                os.path.join(folder, 'log'), base.urls['main']))
+    config = process.write_conf(os.path.join(folder, 'records.conf'), {
+        'DEFAULT': {'transport_url': 'fake:/', 'service_down_time': 36000,
+                    'log_file': os.path.join(folder, 'log')},
+        'scheduler': {'discover_hosts_in_cells_interval': 3600},
+        'database': {'connection': base.urls['main']}})
     env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
                PYTHONPATH=process.nova_path(tree, process.ROOT))
     done = subprocess.run(

@@ -12,7 +12,6 @@
 
 """A small control plane: databases, Placement, and services of nova."""
 
-import configparser
 import contextlib
 import fcntl
 import glob
@@ -424,13 +423,8 @@ class Cloud:
         :param layers: section -> option -> value; later layers win
         :returns: its path
         """
-        parser = configparser.RawConfigParser(default_section='')
-        for layer in (self._base_conf(name), *layers):
-            parser.read_dict(layer)
-        path = os.path.join(self.folder, name + '.conf')
-        with open(path, 'w') as stream:
-            parser.write(stream)
-        return path
+        return process.write_conf(os.path.join(self.folder, name + '.conf'),
+                                  self._base_conf(name), *layers)
 
     def _base_conf(self, node):
         urls = self.database.urls

@@ -28,26 +28,6 @@ from lab import process
 from lab.servers import database
 from lab.servers import placement
 
-CONF = """\
-[DEFAULT]
-host = %(node)s
-transport_url = fake:/
-state_path = %(folder)s
-use_stderr = true
-report_interval = 1
-[api_database]
-connection = %(api)s
-[database]
-connection = %(main)s
-[placement]
-auth_type = admin_token
-token = %(token)s
-endpoint = %(endpoint)s
-endpoint_override = %(endpoint)s
-[oslo_concurrency]
-lock_path = %(folder)s
-"""
-
 
 def main(conf, workers):
     """Start the workers and ask them.
@@ -111,11 +91,14 @@ def run(folder, node, workers, tree, mode_env):
     """
     with database.Database('fake:/') as databases, \
             placement.Placement(folder, databases.urls['placement']) as api:
-        path = os.path.join(folder, 'nova.conf')
-        with open(path, 'w') as stream:
-            stream.write(CONF % dict(
-                databases.urls, node=node, folder=folder, endpoint=api.url,
-                token=placement.TOKEN))
+        path = process.write_conf(os.path.join(folder, 'nova.conf'), {
+            'DEFAULT': {'host': node, 'transport_url': 'fake:/',
+                        'state_path': folder, 'use_stderr': 'true',
+                        'report_interval': 1},
+            'api_database': {'connection': databases.urls['api']},
+            'database': {'connection': databases.urls['main']},
+            'placement': api.conf(),
+            'oslo_concurrency': {'lock_path': folder}})
         env = dict(mode_env,
                    PYTHONPATH=process.nova_path(tree, process.ROOT))
         with process.Child(

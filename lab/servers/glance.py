@@ -12,12 +12,12 @@
 
 """Glance, served for real by a process of its own; images are files."""
 
-import configparser
 import importlib.util
 import os
 import sys
 
 from lab import LabError
+from lab import process
 from lab.servers import wsgi
 
 PASTE = 'etc/glance/glance-api-paste.ini'
@@ -44,8 +44,7 @@ class Glance(wsgi.Application):
                   for name in ('images', 'staging', 'tasks')}
         for path in stores.values():
             os.mkdir(path)
-        parser = configparser.RawConfigParser(default_section='')
-        parser.read_dict({
+        process.write_conf(os.path.join(self.folder, 'glance-api.conf'), {
             'DEFAULT': {'use_stderr': 'true',
                         'enabled_backends': 'images:file',
                         'worker_self_reference_url': self.url},
@@ -59,9 +58,6 @@ class Glance(wsgi.Application):
             'paste_deploy': {'flavor': 'keystone', 'config_file': _paste()},
             'keystone_authtoken': self.keystone.token_conf(),
         })
-        with open(os.path.join(self.folder, 'glance-api.conf'),
-                  'w') as stream:
-            parser.write(stream)
         return {'OS_GLANCE_CONFIG_DIR': self.folder}
 
 

@@ -17,24 +17,9 @@ import os
 from cryptography import fernet
 import openstack
 
+from lab import process
 from lab.servers import database
 from lab.servers import wsgi
-
-CONF = """\
-[DEFAULT]
-use_stderr = true
-[database]
-connection = %s
-[fernet_tokens]
-key_repository = %s
-[fernet_receipts]
-key_repository = %s
-[identity]
-# Nobody attacks these passwords, and each service sends one.
-password_hash_rounds = 4
-[token]
-expiration = 86400
-"""
 
 USER = 'admin'
 PASSWORD = 'lab'
@@ -68,8 +53,14 @@ class Keystone(wsgi.Application):
         for name in ('0', '1'):
             with open(os.path.join(keys, name), 'wb') as stream:
                 stream.write(fernet.Fernet.generate_key())
-        with open(os.path.join(self.folder, 'keystone.conf'), 'w') as stream:
-            stream.write(CONF % (self.database_url, keys, keys))
+        process.write_conf(os.path.join(self.folder, 'keystone.conf'), {
+            'DEFAULT': {'use_stderr': 'true'},
+            'database': {'connection': self.database_url},
+            'fernet_tokens': {'key_repository': keys},
+            'fernet_receipts': {'key_repository': keys},
+            # Nobody attacks these passwords, and each service sends one.
+            'identity': {'password_hash_rounds': 4},
+            'token': {'expiration': 86400}})
         return {'OS_KEYSTONE_CONFIG_DIR': self.folder}
 
     def bootstrap(self):

@@ -14,16 +14,8 @@
 
 import os
 
+from lab import process
 from lab.servers import wsgi
-
-CONF = """\
-[DEFAULT]
-use_stderr = true
-[api]
-auth_strategy = noauth2
-[placement_database]
-connection = %s
-"""
 
 TOKEN = 'admin'
 
@@ -49,9 +41,10 @@ class Placement(wsgi.Application):
             raise
 
     def configure(self):
-        with open(os.path.join(self.folder, 'placement.conf'),
-                  'w') as stream:
-            stream.write(CONF % self.database_url)
+        process.write_conf(os.path.join(self.folder, 'placement.conf'), {
+            'DEFAULT': {'use_stderr': 'true'},
+            'api': {'auth_strategy': 'noauth2'},
+            'placement_database': {'connection': self.database_url}})
         return {'OS_PLACEMENT_CONFIG_DIR': self.folder}
 
     def conf(self):

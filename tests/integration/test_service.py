@@ -12,7 +12,6 @@
 
 """A daemon that is no part of nova, and whose workers have hosts as well."""
 
-import configparser
 import contextlib
 import importlib.util
 import os
@@ -91,8 +90,7 @@ class ServiceTestCase(testtools.TestCase):
 
     def configure(self, backend, packages=(), **options):
         """Write the configuration; how to run the daemon with it."""
-        parser = configparser.RawConfigParser(default_section='')
-        parser.read_dict({
+        path = process.write_conf(os.path.join(self.folder, 'service.conf'), {
             'DEFAULT': dict({
                 'host': self.node, 'topic': self.topic,
                 'transport_url': self.broker.transport_url,
@@ -101,9 +99,6 @@ class ServiceTestCase(testtools.TestCase):
                 'executor_thread_pool_size': POOL}, **options),
             'oslo_messaging_rabbit': {
                 'rabbit_transient_queues_ttl': rpc.QUEUE_TTL}})
-        path = os.path.join(self.folder, 'service.conf')
-        with open(path, 'w') as stream:
-            parser.write(stream)
         self.command = [sys.executable, '-m', 'lab.service',
                         '--config-file', path]
         self.env = {'PYTHONPATH': os.pathsep.join([*packages, ROOT]),
