@@ -194,12 +194,31 @@ class Child:
 class PrivateServer:
     """A server of one's own, which a test can stop and start again.
 
-    A subclass has ``start()``, which makes ``folder``, if there is none yet,
-    and ``child``.
+    A subclass has ``KIND``, ``port``, ``answers()`` and ``begin()``, which
+    makes ``folder``, if there is none yet, and ``child``.
     """
 
     folder = None
     child = None
+
+    def start(self, timeout=180):
+        """Start it, with what it stored before, and wait until it answers.
+
+        :param timeout: seconds
+        :raises LabError: when it ends, or does not answer in time
+        """
+        self.begin()
+        self.wait_answers(timeout)
+
+    def wait_answers(self, timeout=180):
+        """Wait until it answers; as for ``start``."""
+        def answers():
+            if not self.child.running():
+                raise LabError(self.KIND + ' ended', self.child.log())
+            return self.answers()
+
+        wait(answers, timeout, '%s on port %d' % (self.KIND, self.port),
+             self.child.log)
 
     def stop(self):
         """End its process at once, as a crash would; its data stays."""

@@ -20,7 +20,6 @@ import tempfile
 import amqp.exceptions
 import kombu
 
-from lab import LabError
 from lab import process
 
 # Another vhost, say, lets two labs run on one broker.
@@ -136,6 +135,7 @@ class Broker:
 class PrivateBroker(Broker, process.PrivateServer):
     """A RabbitMQ of one's own, which a test can stop and start again."""
 
+    KIND = 'RabbitMQ'
     # What lets it into a cluster.
     cookie = None
 
@@ -167,15 +167,6 @@ class PrivateBroker(Broker, process.PrivateServer):
         """Where clients reach it."""
         return [self.port]
 
-    def start(self, timeout=180):
-        """Start it, with what it stored before, and wait until it answers.
-
-        :param timeout: seconds
-        :raises LabError: when it does not answer in time
-        """
-        self.begin()
-        self.wait_answers(timeout)
-
     def begin(self):
         """Start it, with what it stored before."""
         if self.folder is None:
@@ -192,20 +183,6 @@ class PrivateBroker(Broker, process.PrivateServer):
         self.child = process.Child(
             command(SERVER, root=self.root),
             os.path.join(self.folder, 'output'), self.env())
-
-    def wait_answers(self, timeout=180):
-        """Wait until it answers.
-
-        :param timeout: seconds
-        :raises LabError: when it does not answer in time
-        """
-        process.wait(self._answers, timeout, 'RabbitMQ on port %d' % self.port,
-                     self.child.log)
-
-    def _answers(self):
-        if not self.child.running():
-            raise LabError('RabbitMQ ended', self.child.log())
-        return self.answers()
 
     def ctl(self, *arguments):
         """Run rabbitmqctl on it.

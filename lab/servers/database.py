@@ -183,6 +183,8 @@ class MariaDB:
 class PrivateMariaDB(MariaDB, process.PrivateServer):
     """A MariaDB of one's own, which a test can stop and start again."""
 
+    KIND = 'MariaDB'
+
     def __init__(self, options=(), user=None):
         """Choose its port.
 
@@ -198,27 +200,17 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
         """Whether MariaDB is installed here."""
         return bool(mariadbd() and shutil.which('mariadb-install-db'))
 
-    def start(self, timeout=60):
-        """Start it, with what it stored before, and wait until it answers.
-
-        :param timeout: seconds
-        :raises LabError: when it does not answer in time
-        """
-        self.begin()
-        self.wait_answers(timeout)
-
-    def begin(self, *options, timeout=60):
+    def begin(self, *options):
         """Start it, with what it stored before.
 
         :param options: more arguments of the server
-        :param timeout: seconds to make its tables, which is done once
-        :raises LabError: when these cannot be made
+        :raises LabError: when its tables cannot be made, which is done once
         """
         user = '--user=' + self.user
         if self.folder is None:
             self.folder = tempfile.mkdtemp(prefix='lab-mariadb-')
             shutil.chown(self.folder, self.user)
-            self._install(user, timeout)
+            self._install(user)
         self.child = process.Child(
             [mariadbd(), '--no-defaults', user, '--datadir=' + self._data,
              '--socket=' + os.path.join(self.folder, 'socket'),
@@ -230,23 +222,14 @@ class PrivateMariaDB(MariaDB, process.PrivateServer):
              '--innodb-flush-log-at-trx-commit=0', *self.options, *options],
             os.path.join(self.folder, 'output'), self._env)
 
-    def wait_answers(self, timeout=60):
-        """Wait until it answers.
-
-        :param timeout: seconds
-        :raises LabError: when it does not answer in time
-        """
-        process.wait(self.answers, timeout, 'MariaDB on port %d' % self.port,
-                     self.child.log)
-
-    def _install(self, user, timeout):
+    def _install(self, user):
         install = process.Child(
             ['mariadb-install-db', '--no-defaults', user, '--skip-test-db',
              '--datadir=' + self._data,
              '--auth-root-authentication-method=normal'],
             os.path.join(self.folder, 'output'), self._env)
         with install:
-            process.wait(lambda: not install.running(), timeout,
+            process.wait(lambda: not install.running(), 60,
                          'mariadb-install-db', install.log)
         if install.returncode:
             raise LabError('mariadb-install-db failed', install.log())
