@@ -20,13 +20,13 @@ import os
 import tempfile
 import time
 
+from oslo_utils import timeutils
 import prettytable
 
 from lab import commands
 from lab import LabError
 from lab.servers import broker
 from lab.servers import cloud
-from lab.servers import database
 from lab.servers import embedded
 
 NODE = 'scheduler-node-1'
@@ -52,7 +52,7 @@ class Output:
 
 def record_rows(records):
     """Rows of a table: each record, whether it is up, its heartbeat."""
-    now = database.now()
+    now = timeutils.utcnow()
     for record in records:
         seen = record.last_seen_up or record.created_at
         age = (now - seen).total_seconds()

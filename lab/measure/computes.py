@@ -15,8 +15,9 @@
 import functools
 import time
 
+from oslo_utils import timeutils
+
 from lab.measure import pairs
-from lab.servers import database
 
 TITLE = ('Ten nova-computes, and one of three nova-conductor workers stuck: '
          'how many were down')
@@ -53,7 +54,7 @@ def measure(made, args, fault, hosts, tree, conf):
     with pairs.serving(made, args, tree, conf, 'conductor') as conductor:
         # Each has had an answer from this one: what it lost to the one before
         # is not put down to the fault.
-        since = database.now()
+        since = timeutils.utcnow()
         made.wait(lambda: hosts <= {
             record.host for record in made.services(binary='nova-compute')
             if record.last_seen_up and record.last_seen_up > since},

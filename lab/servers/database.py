@@ -14,7 +14,6 @@
 
 import collections
 import contextlib
-import datetime
 import getpass
 import os
 import shutil
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import uuid
 
+from oslo_utils import timeutils
 import sqlalchemy
 from sqlalchemy import exc
 from sqlalchemy import pool
@@ -33,11 +33,6 @@ from lab import process
 
 NAMES = ('api', 'main', 'cell0', 'placement')
 CELL0 = '00000000-0000-0000-0000-000000000000'
-
-
-def now():
-    """The time by the clock of the lab, as the records have it: in UTC."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
 class Record(collections.namedtuple(
@@ -51,7 +46,7 @@ class Record(collections.namedtuple(
         :param seconds: the value of ``[DEFAULT] service_down_time``
         """
         seen = self.last_seen_up or self.created_at
-        return abs((now() - seen).total_seconds()) <= seconds
+        return abs((timeutils.utcnow() - seen).total_seconds()) <= seconds
 
 
 # 'binary' is a word of SQL, so SQLAlchemy is left to quote it; and SQLite
@@ -120,11 +115,18 @@ class MariaDB:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
+    @contextlib.contextmanager
+    def holding(self, *statements):
+        """A connection, for what ends with it; statements begin that."""
+        engine = sqlalchemy.create_engine(self.url(), poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+            yield connection
+
     def query(self, statement):
         """The rows that a statement of SQL returns."""
-        engine = sqlalchemy.create_engine(
-            self.url(), poolclass=pool.NullPool)
-        with engine.connect() as connection:
+        with self.holding() as connection:
             return connection.exec_driver_sql(statement).all()
 
     def status(self, *names):
@@ -144,24 +146,14 @@ class MariaDB:
         return self.query('SELECT COUNT(*) FROM information_schema.PROCESSLIST'
                           f" WHERE USER = '{user}'")[0][0]
 
-    @contextlib.contextmanager
     def backup_stage(self):
         """Have all commits wait, as a backup does near its end."""
-        engine = sqlalchemy.create_engine(self.url(), poolclass=pool.NullPool)
-        with engine.connect() as connection:
-            for name in ('START', 'FLUSH', 'BLOCK_DDL', 'BLOCK_COMMIT'):
-                connection.exec_driver_sql('BACKUP STAGE ' + name)
-            # It ends with the connection.
-            yield
+        return self.holding(*(f'BACKUP STAGE {name}' for name in (
+            'START', 'FLUSH', 'BLOCK_DDL', 'BLOCK_COMMIT')))
 
-    @contextlib.contextmanager
     def read_only(self):
         """Have nobody write to it, not even who brings what others wrote."""
-        engine = sqlalchemy.create_engine(self.url(), poolclass=pool.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql('FLUSH TABLES WITH READ LOCK')
-            # It ends with the connection.
-            yield
+        return self.holding('FLUSH TABLES WITH READ LOCK')
 
     def answers(self):
         """Whether it answers and lets us in."""
@@ -433,19 +425,13 @@ class Database:
             with contextlib.suppress(exc.OperationalError):
                 self.server.execute('KILL %d' % number)
 
-    @contextlib.contextmanager
-    def locked(self, table, name='main'):
-        """Nobody else reads or writes a table, on MariaDB.
+    def locked(self, table, how='WRITE'):
+        """Nobody else uses a table of the main database, on MariaDB.
 
-        :param name: of the database that it is in
+        :param how: READ to let others read it
         """
-        engine = sqlalchemy.create_engine(
-            self.server.url(), poolclass=pool.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql('LOCK TABLES %s%s.%s WRITE' % (
-                self.prefix, name, table))
-            # It ends with its connection.
-            yield
+        return self.server.holding(
+            f'LOCK TABLES {self.prefix}main.{table} {how}')
 
     @contextlib.contextmanager
     def record_locked(self, host):

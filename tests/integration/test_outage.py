@@ -22,7 +22,6 @@ import time
 
 import ddt
 import kombu
-import sqlalchemy
 
 from lab import rpc
 from lab.servers import broker
@@ -209,16 +208,11 @@ class DatabaseOutageTestCase(OutageTestCase):
     def test_main_takes_no_writes(self, mode):
         # As while a backup has locked its tables. Reads are answered.
         self.begin(mode)
-        engine = sqlalchemy.create_engine(
-            base.shared_database().urls['main'],
-            poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            def execute(statement):
-                connection.execute(sqlalchemy.text(statement))
-
-            self.check_outage(
-                lambda: execute('LOCK TABLES services READ'),
-                lambda: execute('UNLOCK TABLES'), DATABASE_BACK)
+        lock = self.enterContext(contextlib.ExitStack())
+        self.check_outage(
+            lambda: lock.enter_context(
+                base.shared_database().locked('services', 'READ')),
+            lock.close, DATABASE_BACK)
         self.check_from_here_on()
 
     @ddt.data(*base.MODES)
@@ -268,8 +262,7 @@ class IdleCostTestCase(base.LabTestCase):
 
     def statements(self):
         """How many statements clients have sent to the database server."""
-        return int(self.private.query(
-            "SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+        return self.private.status('Questions')[0]
 
     def test_no_more_than_stock(self):
         self.private = self.enterContext(database.PrivateMariaDB())
