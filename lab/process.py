@@ -19,6 +19,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 
 import psutil
@@ -189,6 +191,24 @@ class Child:
 
     def __exit__(self, *exc):
         self.stop()
+
+
+@contextlib.contextmanager
+def module(name, *arguments, **env):
+    """A module that runs as a program, for the time of a ``with``.
+
+    :returns: its ``Child``, and the first line that it has written
+    :raises LabError: when it ends before
+    """
+    with tempfile.NamedTemporaryFile(prefix='lab-') as log, Child(
+            [sys.executable, '-m', name, *map(str, arguments)], log.name,
+            {'PYTHONPATH': nova_path(ROOT), **env},
+            stdout=subprocess.PIPE) as child:
+        # Ends with the process, so it does not wait for ever.
+        line = child.process.stdout.readline().decode().strip()
+        if not line:
+            raise LabError(name + ' did not start', child.log())
+        yield child, line
 
 
 class PrivateServer:

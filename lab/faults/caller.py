@@ -12,13 +12,11 @@
 
 """A client with calls under way that dies, and nobody takes their answers."""
 
+import contextlib
 import json
-import subprocess
 import sys
-import tempfile
 import threading
 
-from lab import LabError
 from lab import process
 from lab import rpc
 
@@ -40,42 +38,25 @@ def call(url, options, calls):
         thread.start()
 
 
-class Caller:
-    """The process, for the time of a ``with``."""
+@contextlib.contextmanager
+def dying(broker, calls):
+    """The process, for the time of a ``with``; yields what kills it.
 
-    def __init__(self, broker, calls):
-        """Remember whom it calls.
+    Its reply queue is deleted then, as the broker would later.
 
-        :param broker: a ``broker.Broker``
-        :param calls: how many calls it has under way
-        """
-        self._broker = broker
-        self._calls = calls
+    :param broker: a ``broker.Broker``
+    :param calls: how many calls it has under way
+    """
+    with process.module(
+            'lab.faults.caller', broker.transport_url,
+            json.dumps(broker.options), calls) as (child, queue):
+        def kill():
+            child.kill()
+            process.wait(lambda: not broker.queue(queue)[1], 30,
+                         'the broker to see that it is gone')
+            broker.delete([queue])
 
-    def __enter__(self):
-        with tempfile.NamedTemporaryFile(prefix='lab-caller-') as log:
-            self._child = process.Child(
-                [sys.executable, '-m', 'lab.faults.caller',
-                 self._broker.transport_url,
-                 json.dumps(self._broker.options), str(self._calls)], log.name,
-                {'PYTHONPATH': process.nova_path(process.ROOT)},
-                stdout=subprocess.PIPE)
-            # Ends with the process, so it does not wait for ever.
-            line = self._child.process.stdout.readline()
-            self._queue = line.decode().strip()
-            if not self._queue:
-                raise LabError('the caller did not start', self._child.log())
-        return self
-
-    def kill(self):
-        """Kill it, and delete its reply queue, as the broker would later."""
-        self._child.kill()
-        process.wait(lambda: not self._broker.queue(self._queue)[1], 30,
-                     'the broker to see that it is gone')
-        self._broker.delete([self._queue])
-
-    def __exit__(self, *exc):
-        self._child.kill()
+        yield kill
 
 
 if __name__ == '__main__':

@@ -17,17 +17,13 @@ Where the kernel has ``netem`` that does the same; but not all have.
 """
 
 import contextlib
-import os
 import queue
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
 
-from lab import LabError
 from lab import process
 
 
@@ -80,19 +76,10 @@ def delayed(near, delay):
     :returns: the other URL
     """
     url = urllib.parse.urlsplit(near)
-    with tempfile.NamedTemporaryFile(prefix='lab-proxy-') as log, \
-            process.Child(
-                [sys.executable, '-m', 'lab.faults.proxy', url.hostname,
-                 str(url.port or 5672), str(delay)], log.name,
-                {'PYTHONPATH': os.pathsep.join(filter(None, [
-                    process.ROOT, os.environ.get('PYTHONPATH')]))},
-                stdout=subprocess.PIPE) as child:
-        # Ends with the process, so it does not wait for ever.
-        line = child.process.stdout.readline()
-        if not line:
-            raise LabError('the proxy did not start', child.log())
+    with process.module('lab.faults.proxy', url.hostname, url.port or 5672,
+                        delay) as (_child, port):
         yield url._replace(netloc='%s@127.0.0.1:%d' % (
-            url.netloc.rpartition('@')[0], int(line))).geturl()
+            url.netloc.rpartition('@')[0], int(port))).geturl()
 
 
 if __name__ == '__main__':

@@ -96,7 +96,7 @@ def serve(url, workers):
                     connection.drain_events(timeout=1)
 
 
-class Identities:
+class Identities(contextlib.ExitStack):
     """The workers 1 to some number, in a ``with``."""
 
     def __init__(self, broker, base, workers):
@@ -105,10 +105,10 @@ class Identities:
         :param broker: a ``broker.Broker`` that nothing else uses
         :param base: a ``database.Database`` for it, on a MariaDB
         """
+        super().__init__()
         self.broker = broker
         self.base = base
         self.workers = workers
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -124,21 +124,11 @@ class Identities:
                     'database': {'connection': self.base.urls['main']},
                     'oslo_messaging_rabbit': {
                         'rabbit_transient_queues_ttl': rpc.QUEUE_TTL}})
-            child = stack.enter_context(process.Child(
-                [sys.executable, '-m', 'lab.measure.identities',
-                 self.broker.url, str(self.workers)],
-                os.path.join(folder, 'log'),
-                {'LAB_PARENT': str(os.getpid()),
-                 'PYTHONPATH': process.nova_path(process.ROOT)},
-                stdout=subprocess.PIPE))
-            # Ends with the process, so it does not wait for ever.
-            if not child.process.stdout.readline():
-                raise LabError('the workers did not start', child.log())
-            self._stack = stack.pop_all()
+            stack.enter_context(process.module(
+                'lab.measure.identities', self.broker.url, self.workers,
+                LAB_PARENT=str(os.getpid())))
+            self.push(stack.pop_all())
         return self
-
-    def __exit__(self, *exc):
-        self._stack.close()
 
     def _manage(self, *arguments):
         env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true')

@@ -210,11 +210,11 @@ def _dead_callers(stage):
     threads = len(found) * stage.fault.pool
     for worker in found:
         stage.faults.block(worker)
-    with stage.callers.resting(), caller.Caller(
-            stage.servers.broker, threads + len(found) * HELD) as dying:
+    with stage.callers.resting(), caller.dying(
+            stage.servers.broker, threads + len(found) * HELD) as kill:
         stage.cloud.wait(lambda: _running(stage) >= threads, stages.READY,
                          'its calls to take all threads')
-        dying.kill()
+        kill()
     for worker in found:
         stage.faults.free(worker)
 
