@@ -36,7 +36,6 @@ worker each.
 
 import json
 import os
-import subprocess
 import sys
 import time
 import types
@@ -46,6 +45,7 @@ import sqlalchemy
 from lab import LabError
 from lab import process
 from lab.servers import cloud
+from lab.servers import database
 
 BINARY = 'nova-scheduler'
 TOPIC = 'scheduler'
@@ -240,16 +240,11 @@ def run(base, folder, tree, sizes):
                     'log_file': os.path.join(folder, 'log')},
         'scheduler': {'discover_hosts_in_cells_interval': 3600},
         'database': {'connection': base.urls['main']}})
-    env = dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
-               PYTHONPATH=process.nova_path(tree, process.ROOT))
-    done = subprocess.run(
+    return json.loads(database.run(
         [sys.executable, '-m', 'lab.measure.records', config,
          *map(str, sizes)],
-        env=env, text=True, capture_output=True, timeout=1800)
-    if done.returncode:
-        raise LabError('the measurement ended with %d' % done.returncode,
-                       done.stdout + done.stderr)
-    return json.loads(done.stdout)
+        {'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true',
+         'PYTHONPATH': process.nova_path(tree, process.ROOT)}, 1800))
 
 
 if __name__ == '__main__':

@@ -18,16 +18,14 @@ Run as a program it writes the records with nova's own code.
 """
 
 import json
-import os
-import subprocess
 import sys
 import uuid
 
 import requests
 
-from lab import LabError
 from lab import process
 from lab import rpc
+from lab.servers import database
 from lab.servers import placement
 
 # So much that no benchmark fills a compute node.
@@ -55,15 +53,11 @@ class Computes:
         :raises LabError: when it fails
         """
         self.cloud = cloud
-        done = subprocess.run(
+        self.nodes, self._spec = json.loads(database.run(
             [sys.executable, '-m', 'lab.servers.computes',
              cloud.config_file('computes'), str(count)],
-            env=dict(os.environ, OS_NOVA_DISABLE_EVENTLET_PATCHING='true',
-                     PYTHONPATH=process.nova_path(None, process.ROOT)),
-            text=True, capture_output=True)
-        if done.returncode:
-            raise LabError('the compute nodes were not written', done.stderr)
-        self.nodes, self._spec = json.loads(done.stdout)
+            {'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true',
+             'PYTHONPATH': process.nova_path(None, process.ROOT)}, 1800))
         for host, node in self.nodes.items():
             self._put('POST', '/resource_providers', name=host, uuid=node)
             self._put('PUT', '/resource_providers/%s/inventories' % node,
@@ -103,7 +97,7 @@ class Computes:
         """
         (selection, *_), = client.client.prepare(
             namespace=None, version='4.5', timeout=timeout).call(
-            dict(rpc.CONTEXT, request_id='req-%s' % uuid.uuid4()),
+            dict(rpc.CONTEXT, request_id=rpc.request_id()),
             'select_destinations', spec_obj=self._spec,
             instance_uuids=[str(uuid.uuid4())], return_objects=True,
             return_alternates=True)
