@@ -12,32 +12,21 @@
 
 """Glance, served for real by a process of its own; images are files."""
 
-import importlib.util
 import os
-import sys
 
-from lab import LabError
 from lab import process
 from lab.servers import wsgi
 
-PASTE = 'etc/glance/glance-api-paste.ini'
-
 
 class Glance(wsgi.Application):
-    """A running Glance; its ``url`` is the endpoint."""
+    """A running Glance; its ``url`` is the endpoint.
+
+    It takes the ``database_url`` of a synced database, and ``keystone``, a
+    ``keystone.Keystone``.
+    """
 
     application = 'glance.wsgi.api:application'
-
-    def __init__(self, folder, database_url, keystone):
-        """Start it.
-
-        :param folder: for its configuration, images and log
-        :param database_url: of a synced database
-        :param keystone: a ``keystone.Keystone``
-        """
-        self.database_url = database_url
-        self.keystone = keystone
-        super().__init__('glance', folder)
+    name = 'glance'
 
     def configure(self):
         stores = {name: os.path.join(self.folder, name)
@@ -55,19 +44,9 @@ class Glance(wsgi.Application):
                 'filesystem_store_datadir': stores['staging']},
             'os_glance_tasks_store': {
                 'filesystem_store_datadir': stores['tasks']},
-            'paste_deploy': {'flavor': 'keystone', 'config_file': _paste()},
+            'paste_deploy': {
+                'flavor': 'keystone', 'config_file': wsgi.brought(
+                    'glance', 'etc/glance/glance-api-paste.ini')},
             'keystone_authtoken': self.keystone.token_conf(),
         })
         return {'OS_GLANCE_CONFIG_DIR': self.folder}
-
-
-def _paste():
-    """The path of what Glance brings as its paste configuration."""
-    installed = os.path.dirname(os.path.dirname(
-        importlib.util.find_spec('glance').origin))
-    # Beside the package after "pip install --target".
-    for folder in (installed, sys.prefix):
-        path = os.path.join(folder, PASTE)
-        if os.path.exists(path):
-            return path
-    raise LabError('Glance is installed without its %s' % PASTE)

@@ -29,18 +29,14 @@ REGION = 'lab'
 
 
 class Keystone(wsgi.Application):
-    """A running Keystone; its ``auth_url`` is what clients are told."""
+    """A running Keystone; its ``auth_url`` is what clients are told.
+
+    It takes the ``database_url`` of a synced database. Nobody can log in
+    before ``bootstrap``.
+    """
 
     application = 'keystone.wsgi.api:application'
-
-    def __init__(self, folder, database_url):
-        """Start it; nobody can log in before ``bootstrap``.
-
-        :param folder: for its configuration, keys and log
-        :param database_url: of a synced database
-        """
-        self.database_url = database_url
-        super().__init__('keystone', folder)
+    name = 'keystone'
 
     @property
     def auth_url(self):

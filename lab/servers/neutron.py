@@ -25,13 +25,7 @@ class Neutron(wsgi.Application):
     """A running stand-in; its ``url`` is the endpoint."""
 
     application = 'lab.servers.neutron:application'
-
-    def __init__(self, folder):
-        """Start it.
-
-        :param folder: for its log
-        """
-        super().__init__('neutron', folder)
+    name = 'neutron'
 
 
 def application(environ, start_response):

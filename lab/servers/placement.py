@@ -24,6 +24,7 @@ class Placement(wsgi.Application):
     """A running Placement; its ``url`` is the endpoint."""
 
     application = 'placement.wsgi.api:application'
+    name = 'placement'
 
     def __init__(self, folder, database_url):
         """Start it and wait until it answers.
@@ -32,8 +33,7 @@ class Placement(wsgi.Application):
         :param database_url: of a synced database
         :raises LabError: when it does not start
         """
-        self.database_url = database_url
-        super().__init__('placement', folder)
+        super().__init__(folder, database_url=database_url)
         try:
             self.wait_ready()
         except BaseException:

@@ -165,18 +165,20 @@ class WholeCloud(cloud.Cloud):
     def _start_all(self):
         urls = self.database.urls
         self.keystone = self._serve(keystone.Keystone(
-            self.folder, urls['keystone']))
+            self.folder, database_url=urls['keystone']))
         self._in_cell.add('conductor-' + CELL)
         self._start_conductor('conductor-' + CELL, self.cell_broker)
         self._start_workers()
         self.neutron = self._serve(neutron.Neutron(self.folder))
         self.glance = self._serve(glance.Glance(
-            self.folder, urls['glance'], self.keystone))
+            self.folder, database_url=urls['glance'],
+            keystone=self.keystone))
         self.nova_api = self._serve(nova_api.NovaAPI(
-            self.folder, self.config_file('nova-api', self.conf, {
+            self.folder, conf_path=self.config_file('nova-api', self.conf, {
                 'keystone_authtoken': self.keystone.token_conf(),
                 'neutron': self.keystone.conf(),
-                'glance': {'region_name': keystone.REGION}}), self.tree))
+                'glance': {'region_name': keystone.REGION}}),
+            nova_tree=self.tree))
         for conductor in self.conductors:
             conductor.wait_ready(TIMEOUT)
         # They wait for a conductor, and look for it every 10 s only.

@@ -15,7 +15,7 @@
 Run as a program it serves one on a socket that it inherits.
 """
 
-import importlib
+import importlib.util
 import os
 import socket
 import socketserver
@@ -47,17 +47,17 @@ class Application(process.Child):
     waits until it does.
     """
 
-    # What is served, ``module:attribute``.
+    # What is served, ``module:attribute``, and the name of its log.
     application = None
+    name = None
 
-    def __init__(self, name, folder):
+    def __init__(self, folder, **attributes):
         """Start it.
 
-        :param name: of its log
         :param folder: for its configuration and its log
+        :param attributes: what ``configure`` needs
         """
-        self.name = name
-        self.folder = folder
+        vars(self).update(attributes, folder=folder)
         # The socket is ours until it is started, so nobody takes its port.
         with socket.create_server(('127.0.0.1', 0),
                                   backlog=BACKLOG) as listener:
@@ -68,7 +68,7 @@ class Application(process.Child):
             super().__init__(
                 [sys.executable, '-m', 'lab.servers.wsgi', self.application,
                  str(listener.fileno())],
-                os.path.join(folder, name + '.log'), env,
+                os.path.join(folder, self.name + '.log'), env,
                 pass_fds=[listener.fileno()])
 
     def configure(self):
@@ -94,6 +94,22 @@ class Application(process.Child):
 
         process.wait(ready, timeout, self.name + ' to answer', self.log)
         return self
+
+
+def brought(package, path, folder=None):
+    """The path of a file that a package brings.
+
+    :param path: from where the package is
+    :param folder: where it is looked for first
+    """
+    installed = os.path.dirname(os.path.dirname(
+        importlib.util.find_spec(package).origin))
+    # Beside the package after "pip install --target".
+    for each in filter(None, (folder, installed, sys.prefix)):
+        found = os.path.join(os.path.abspath(each), path)
+        if os.path.exists(found):
+            return found
+    raise LabError('%s is installed without its %s' % (package, path))
 
 
 def serve(application, listener):
