@@ -20,16 +20,12 @@ signal, which executes what stands in a file named after the process.
 import collections
 import json
 import os
-import shutil
 import signal
-import tempfile
 
 from lab import process
 
 SIGNAL = signal.SIGRTMIN + 5
 INJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inject')
-VARIABLE = 'LAB_FAULTS'
-TRACE = 'LAB_TRACE'
 # Seconds until a worker has taken one, on a machine that is busy.
 TAKEN = 30
 
@@ -45,13 +41,10 @@ class Faults:
     taken it. ``stop`` and ``resume`` need nothing of the worker.
     """
 
-    def __init__(self):
-        self.folder = tempfile.mkdtemp(prefix='lab-faults-')
-        self._env = {VARIABLE: self.folder}
-
-    def env(self):
-        """What to add to the environment of the process."""
-        return dict(self._env)
+    def __init__(self, folder):
+        self.folder = folder
+        #: What to add to the environment of the process.
+        self.env = {'LAB_FAULTS': folder}
 
     def trace(self):
         """Have the processes that start from now on trace requests.
@@ -61,7 +54,7 @@ class Faults:
         ``executions``. A worker with a fault does so before it waits or
         fails.
         """
-        self._env[TRACE] = os.path.join(self.folder, 'trace')
+        self.env['LAB_TRACE'] = os.path.join(self.folder, 'trace')
 
     def executions(self):
         """What was traced up to now.
@@ -69,7 +62,7 @@ class Faults:
         :returns: list of ``Execution``
         """
         try:
-            with open(self._env[TRACE]) as stream:
+            with open(self.env['LAB_TRACE']) as stream:
                 lines = stream.read().splitlines()
         except FileNotFoundError:
             return []
@@ -193,12 +186,3 @@ class Faults:
         worker.send_signal(SIGNAL)
         process.wait(lambda: not os.path.exists(path), TAKEN,
                      'process %d to take the fault %s' % (worker.pid, fault))
-
-    def close(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()

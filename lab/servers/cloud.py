@@ -404,7 +404,7 @@ class Cloud:
                 self.placement = stack.enter_context(
                     lab_placement.Placement(
                         self.folder, self.database.urls['placement']))
-            self.faults = stack.enter_context(lab_faults.Faults())
+            self.faults = lab_faults.Faults(self.folder)
             self._stack = stack.pop_all()
         return self
 
@@ -491,7 +491,7 @@ class Cloud:
             binary, broker or self.broker, node, workers, hosts,
             [lab_database.program(binary, programs), '--config-file', path],
             os.path.join(self.folder, node + '.log'),
-            {**mode_env(mode, tree), **self.faults.env(),
+            {**mode_env(mode, tree), **self.faults.env,
              'PYTHONPATH': process.nova_path(
                  tree, lab_faults.INJECT, *packages)}))
         running.append(service)
