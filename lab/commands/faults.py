@@ -75,7 +75,7 @@ def main(args, results):
         fault.companion for fault in chosen) else None
     outcomes = {}
     failed = []
-    with stage.Servers() as servers:
+    with stage.servers() as servers:
         for fault in chosen:
             for kind, tree in trees.items():
                 stem = f'{results.command}-{fault.name}-{kind}'

@@ -125,10 +125,6 @@ def start_cloud(args, stack, conf=None, database_options=()):
     :param conf: configuration of all services
     :param database_options: more arguments of that MariaDB
     """
-    if not broker.PrivateBroker.available():
-        raise LabError('no RabbitMQ is installed')
-    if not database.PrivateMariaDB.available():
-        raise LabError('no MariaDB is installed')
     private = found = stack.enter_context(cluster.private())
     if getattr(args, 'delay', 0):
         found = broker.Broker(stack.enter_context(

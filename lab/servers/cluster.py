@@ -17,6 +17,7 @@ import secrets
 
 import psutil
 
+from lab import LabError
 from lab.servers import broker
 
 # How many nodes the lab's own RabbitMQ has, unless told otherwise.
@@ -151,5 +152,10 @@ def _runs(node):
 
 
 def private(conf=''):
-    """A RabbitMQ of one's own, of as many nodes as the lab was told."""
+    """A RabbitMQ of one's own, of as many nodes as the lab was told.
+
+    :raises LabError: when there is none
+    """
+    if not broker.PrivateBroker.available():
+        raise LabError('no RabbitMQ is installed')
     return Cluster(conf, NODES) if NODES > 1 else broker.PrivateBroker(conf)

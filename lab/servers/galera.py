@@ -140,11 +140,13 @@ def private(options=()):
     """A MariaDB of one's own, of the kind that the lab was told.
 
     :param options: more arguments of the server
-    :raises LabError: when there is no Galera
+    :raises LabError: when there is none
     """
-    if GALERA and not Galera.available():
-        raise LabError('no Galera is installed: apt-get install galera-4')
-    return (Galera if GALERA else database.PrivateMariaDB)(options)
+    kind = Galera if GALERA else database.PrivateMariaDB
+    if not kind.available():
+        raise LabError('no Galera is installed: apt-get install galera-4'
+                       if GALERA else 'no MariaDB is installed')
+    return kind(options)
 
 
 def ready(node):

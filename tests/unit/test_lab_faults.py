@@ -265,7 +265,7 @@ class TestCommand(testtools.TestCase):
         args = dict({'only': None, 'quick': False, 'mode': None,
                      'companion': None, 'stock': 'stock', 'series': None},
                     **dict(arguments))
-        with mock.patch.object(stage, 'Servers', mock.MagicMock()), \
+        with mock.patch.object(stage, 'servers', mock.MagicMock()), \
                 mock.patch('lab.servers.cloud.find_tree'), \
                 mock.patch('lab.servers.cloud.stock', str), \
                 mock.patch('lab.servers.cloud.companion',

@@ -32,7 +32,7 @@ FAULTS = (*workers.FAULTS, *messaging.FAULTS, *databases.FAULTS,
 def measure(servers, fault, mode, tree, packages, stem):
     """Put a fault into a nova-scheduler of its own.
 
-    :param servers: ``stage.Servers``; the rest as for ``stage.Stage``
+    :param servers: ``stage.servers``; the rest as for ``stage.Stage``
     :param stem: path of two files: ``.log``, what nova-scheduler logs, and
         ``.json``, all looks at it
     :returns: ``verdicts.Outcome``

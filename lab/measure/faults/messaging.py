@@ -49,7 +49,7 @@ PREFETCH = {'oslo_messaging_rabbit': {'rabbit_qos_prefetch_count': 50}}
 def restart(name):
     """A restart of a server, which is away meanwhile.
 
-    :param name: of the server, in ``Servers``
+    :param name: of the server, in ``stage.servers``
     """
     def act(stage):
         server = getattr(stage.servers, name)

@@ -22,6 +22,7 @@ import functools
 import statistics
 import tempfile
 import threading
+import types
 import urllib.parse
 
 import amqp.exceptions
@@ -33,7 +34,6 @@ from lab.measure.faults import verdicts
 from lab.measure import pairs
 from lab.measure import restarts
 from lab import rpc
-from lab.servers import broker
 from lab.servers import cloud
 from lab.servers import cluster
 from lab.servers import database
@@ -69,32 +69,18 @@ INTERVAL = 0.5
 READY = 120
 
 
-class Servers(contextlib.ExitStack):
+@contextlib.contextmanager
+def servers():
     """RabbitMQ, MariaDB and Placement, which are shared by all runs."""
-
-    def __enter__(self):
-        """Start them.
-
-        :raises LabError: when one of them is not installed
-        """
-        for name, kind in (('RabbitMQ', broker.PrivateBroker),
-                           ('MariaDB', database.PrivateMariaDB)):
-            if not kind.available():
-                raise LabError('no %s is installed' % name)
-        with contextlib.ExitStack() as stack:
-            self.broker = stack.enter_context(cluster.private())
-            # Semi-synchronous replication needs a binary log.
-            self.mariadb = stack.enter_context(
-                galera.private(['--log-bin=binlog']))
-            self.database = stack.enter_context(database.Database(
-                self.broker.transport_url, self.mariadb))
-            # No request of the callers' needs it.
-            self.placement = stack.enter_context(placement.Placement(
-                stack.enter_context(tempfile.TemporaryDirectory(
-                    prefix='lab-placement-')),
-                self.database.urls['placement']))
-            self.push(stack.pop_all())
-        return self
+    # Semi-synchronous replication needs a binary log.
+    with cluster.private() as broker, \
+            galera.private(['--log-bin=binlog']) as mariadb, \
+            database.Database(broker.transport_url, mariadb) as databases, \
+            tempfile.TemporaryDirectory(prefix='lab-placement-') as folder, \
+            placement.Placement(folder, databases.urls['placement']) as api:
+        # No request of the callers' needs the last one.
+        yield types.SimpleNamespace(broker=broker, mariadb=mariadb,
+                                    database=databases, placement=api)
 
 
 class Stage(contextlib.ExitStack):
@@ -106,7 +92,7 @@ class Stage(contextlib.ExitStack):
     def __init__(self, servers, fault, mode=None, tree=None, packages=()):
         """Choose what is measured.
 
-        :param servers: ``Servers``
+        :param servers: as ``servers`` has them
         :param fault: a ``Fault``
         :param mode: one of ``cloud.modes``; the first of them if None
         :param tree: folder of the nova to run; the installed one if None
