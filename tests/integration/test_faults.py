@@ -37,7 +37,7 @@ class FaultsTestCase(base.LabTestCase):
             self.addDetail(column, text_content(str(cell)))
         self.assertEqual('its pool blocked', row['fault'])
         # Each of the callers goes on losing its calls to it.
-        self.assertGreater(row['lost: stock'], 2 * fault.CALLERS)
+        self.assertGreater(row['lost: stock'], 2 * fault.Fault.callers)
         self.assertLess(row['goodput of healthy: stock'], 0.3)
         self.assertEqual((0, 0), (row['run twice: stock'],
                                   row['run twice: series']))

@@ -18,15 +18,6 @@ import typing
 
 from lab import rpc
 
-WORKERS = 3
-# So few calls that one worker could answer them all: what else the machine
-# does is not to be taken for a fault.
-CALLERS = 8
-PAUSE = 0.25
-# Threads of a worker.
-POOL = 8
-WORKER_TIMEOUT = 10
-
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
@@ -45,11 +36,11 @@ class Fault:
 
     #: Whether there are two nodes; on the second one is one worker.
     nodes: bool = False
-    workers: int = WORKERS
+    workers: int = 3
     #: Threads of each worker.
-    pool: int = POOL
+    pool: int = 8
     #: Seconds; the option of the series.
-    worker_timeout: int = WORKER_TIMEOUT
+    worker_timeout: int = 10
     #: More configuration: section -> option -> value.
     conf: dict = dataclasses.field(default_factory=dict)
     #: Whether the series has the companion, also where it is not asked for.
@@ -61,13 +52,14 @@ class Fault:
     #: a ``Stage`` before they start.
     around: typing.Callable = contextlib.nullcontext
 
-    # The callers.
+    # The callers: so few calls that one worker could answer them all. What
+    # else the machine does is not to be taken for a fault.
 
-    callers: int = CALLERS
+    callers: int = 8
     #: What they call; with a ``name``.
     call: typing.Callable = rpc.Client.work
     #: Seconds that each of them waits before a call.
-    pause: float = PAUSE
+    pause: float = 0.25
     #: Seconds that ``rpc.Client.work`` takes; 0 for no more than it needs.
     work: float = 0
 

@@ -13,6 +13,7 @@
 """Faults of RabbitMQ, of the way to it, and of those who call."""
 
 import contextlib
+import functools
 import socket
 import time
 
@@ -113,14 +114,6 @@ def _two_hosts(stage, listens):
         yield
 
 
-def _dead_host(stage):
-    return _two_hosts(stage, listens=False)
-
-
-def _silent_host(stage):
-    return _two_hosts(stage, listens=True)
-
-
 @contextlib.contextmanager
 def _consumer_timeout(stage):
     broker = stage.servers.broker
@@ -144,13 +137,13 @@ def _blocked_for_long(stage):
 
 
 @contextlib.contextmanager
-def _delivery_limit(stage):
+def anew(stage, *policy):
+    """A broker that has nothing but a policy, and nothing after that."""
     broker = stage.servers.broker
     # Exchanges are durable with quorum queues, and else they are not.
     broker.reset()
-    # RabbitMQ 4 has one anyway, of 20.
-    broker.ctl('set_policy', '--apply-to', 'queues', 'lab', '^scheduler$',
-               '{"delivery-limit": %d}' % DELIVERY_LIMIT)
+    if policy:
+        broker.ctl('set_policy', '--apply-to', 'queues', 'lab', *policy)
     try:
         yield
     finally:
@@ -225,10 +218,11 @@ def _backlog(name, title, **options):
         pool=2, work=1, conf=PREFETCH, **options)
 
 
-def _second_host(name, around):
+def _second_host(name, listens):
     return fault.Fault(
-        f'{name}-host', f'blocked, {name} second broker', workers.stuck(
-            lambda faults: [faults.block, stages.WORK]), 60, around=around)
+        f'{name}-host', f'blocked, {name} second broker',
+        workers.stuck('block', stages.WORK), 60,
+        around=functools.partial(_two_hosts, listens=listens))
 
 
 FAULTS = (
@@ -246,14 +240,18 @@ FAULTS = (
     _closed_while_busy('closed-busy-companion',
                        'the same, all threads busy, companion',
                        companion=True),
-    _second_host('dead', _dead_host),
-    _second_host('silent', _silent_host),
+    _second_host('dead', listens=False),
+    _second_host('silent', listens=True),
     fault.Fault('consumer-timeout', 'blocked for a consumer_timeout',
                 _blocked_for_long, 20, ends=True, pool=2, worker_timeout=0,
                 around=_consumer_timeout, companion=True),
     fault.Fault('delivery-limit', 'all requests hang, quorum queue',
                 _hanging_requests, 20, ends=True, workers=1, pool=2,
-                around=_delivery_limit, companion=True, conf={
+                # RabbitMQ 4 has a limit anyway, of 20.
+                around=lambda stage: anew(
+                    stage, '^scheduler$',
+                    '{"delivery-limit": %d}' % DELIVERY_LIMIT),
+                companion=True, conf={
                     'oslo_messaging_rabbit': {
                         'rabbit_quorum_queue': True,
                         'rabbit_qos_prefetch_count': 50}}),

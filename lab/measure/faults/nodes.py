@@ -74,17 +74,6 @@ def _upgrade(stage):
         time.sleep(PAUSE)
 
 
-@contextlib.contextmanager
-def _classic(stage):
-    broker = stage.servers.broker
-    # Exchanges are durable with quorum queues, and else they are not.
-    broker.reset()
-    try:
-        yield
-    finally:
-        broker.reset()
-
-
 def _fault(name, title, act, after=35, **options):
     return fault.Fault(name, title, act, after, ends=True, **options)
 
@@ -133,7 +122,7 @@ RABBITMQ = (
     _fault('node-stopped', 'a node of RabbitMQ stopped', _stopped),
     _fault('node-cut-off', 'a node of RabbitMQ cut off', _cut_off, 60),
     _fault('home-killed', 'the node of classic queues killed', _killed, 60,
-           around=_classic, conf=CLASSIC),
+           around=messaging.anew, conf=CLASSIC),
     _fault('leader-moved', 'leader of a quorum queue moved', _move, 15),
     _fault('upgrade', 'RabbitMQ restarted, node by node', _upgrade, 35),
 )

@@ -14,6 +14,8 @@
 
 import time
 
+import psutil
+
 from lab.measure.faults import fault
 from lab.measure.faults import stage as stages
 
@@ -29,13 +31,12 @@ FOR_EVER = 300
 BUSY = {'callers': 16, 'pause': 0, 'pool': 2, 'work': 0.5}
 
 
-def stuck(put):
-    """A fault of one worker, which stays.
+def stuck(name, *args):
+    """A fault of one worker, which stays: a method of ``lab.faults.Faults``.
 
-    :param put: called with a ``lab.faults.Faults``; returns a method and its
-        arguments but for the worker
+    :param args: of the method, but for the worker
     """
-    return lambda stage: stage.get_stuck(*put(stage.faults))
+    return lambda stage: stage.get_stuck(getattr(stage.faults, name), *args)
 
 
 def _all_blocked(stage):
@@ -64,7 +65,7 @@ def _hang_before_serving(stage):
     scheduler = stage.scheduler
     before = {worker.pid for worker in scheduler.workers().values()}
     stage.faults.hang_start(scheduler.process)
-    worker = stage.get_stuck(lambda worker: worker.kill())
+    worker = stage.get_stuck(psutil.Process.kill)
 
     def successors():
         found = {worker.pid for worker in scheduler.workers().values()}
@@ -87,26 +88,22 @@ def _clock(stage):
 
 
 FAULTS = (
-    fault.Fault('killed', 'a worker killed', stuck(
-        lambda faults: [lambda worker: worker.kill()]), 15),
-    fault.Fault('stopped', 'a worker stopped', stuck(
-        lambda faults: [faults.stop])),
-    fault.Fault('blocked', 'its pool blocked', stuck(
-        lambda faults: [faults.block, stages.WORK])),
-    fault.Fault('single-blocked', 'the only worker blocked', stuck(
-        lambda faults: [faults.block, stages.WORK]), 30, workers=1),
+    fault.Fault('killed', 'a worker killed',
+                lambda stage: stage.get_stuck(psutil.Process.kill), 15),
+    fault.Fault('stopped', 'a worker stopped', stuck('stop')),
+    fault.Fault('blocked', 'its pool blocked', stuck('block', stages.WORK)),
+    fault.Fault('single-blocked', 'the only worker blocked',
+                stuck('block', stages.WORK), 30, workers=1),
     fault.Fault('all-blocked', 'all workers blocked', _all_blocked, 75,
                 pool=2),
-    fault.Fault('gil', 'its GIL held', stuck(
-        lambda faults: [faults.hold_gil, FOR_EVER])),
-    fault.Fault('memory', 'out of memory', stuck(
-        lambda faults: [faults.exhaust, stages.WORK])),
+    fault.Fault('gil', 'its GIL held', stuck('hold_gil', FOR_EVER)),
+    fault.Fault('memory', 'out of memory', stuck('exhaust', stages.WORK)),
     fault.Fault('slow', 'slow, 0.5 s a call', _slow, 8, ends=True,
                 visible=False),
-    fault.Fault('failing-idle', 'it fails, others idle', stuck(
-        lambda faults: [faults.fail, stages.WORK]), 60, pool=2, pause=0.2),
-    fault.Fault('failing-busy', 'it fails, others busy', stuck(
-        lambda faults: [faults.fail, stages.WORK]), 60, **BUSY),
+    fault.Fault('failing-idle', 'it fails, others idle',
+                stuck('fail', stages.WORK), 60, pool=2, pause=0.2),
+    fault.Fault('failing-busy', 'it fails, others busy',
+                stuck('fail', stages.WORK), 60, **BUSY),
     fault.Fault('failing-alike', 'all workers fail', _all_fail, 10, ends=True,
                 quick_errors=True, visible=False, **BUSY),
     fault.Fault('hangs-at-start', 'it hangs before it serves',
