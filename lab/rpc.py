@@ -110,7 +110,7 @@ class Client:
                 exchange='nova', topic=topic, namespace='baseapi',
                 version='1.1'))
 
-    def ping(self, server=None, timeout=5, arg='lab'):
+    def ping(self, server=None, timeout=5):
         """Have a worker answer.
 
         :param server: the RPC server to call, a worker host or a node; any
@@ -121,7 +121,7 @@ class Client:
         """
         began = time.monotonic()
         self.client.prepare(server=server, timeout=timeout).call(
-            _context(), 'ping', arg=arg)
+            _context(), 'ping', arg='lab')
         return time.monotonic() - began
 
     def cast_ping(self, server=None):
@@ -161,21 +161,14 @@ class Client:
     def read(self, timeout=5, server=None):
         """Have a worker read from the database of a cell.
 
-        A scheduler looks for a host, see ``schedule``; a conductor reads the
-        faults of a server that nobody knows.
+        A conductor reads the faults of a server that nobody knows. A scheduler
+        looks for a host, in vain: it sends its notifications and reads from
+        the databases of the cells. It does not ask Placement, as if a server
+        was rebuilt.
         """
-        if self.topic == 'scheduler':
-            self.schedule(timeout, server)
-        else:
-            self._get(server, timeout, None, 'InstanceFaultList', '1.2',
-                      'get_by_instance_uuids', [str(uuid.uuid4())])
-
-    def schedule(self, timeout=5, server=None):
-        """Have a scheduler look for a host, in vain.
-
-        It sends its notifications and reads from the databases of the cells.
-        It does not ask Placement, as if a server was rebuilt.
-        """
+        if self.topic != 'scheduler':
+            return self._get(server, timeout, None, 'InstanceFaultList', '1.2',
+                             'get_by_instance_uuids', [str(uuid.uuid4())])
         try:
             self._call(server, timeout, 'select_destinations',
                        request_spec={'instance_properties': {
@@ -222,14 +215,11 @@ class Client:
         except oslo_messaging.MessagingException:
             return False
 
-    def close(self):
-        self.transport.cleanup()
-
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        self.close()
+        self.transport.cleanup()
 
 
 Counts = collections.namedtuple('Counts', 'answered lost failed')
@@ -269,14 +259,13 @@ class Callers:
     was not even sent or was answered by an error. It counts when it ends.
     """
 
-    def __init__(self, client, n=8, timeout=5, server=None, limit=600,
-                 call=None, pause=0, named=False):
-        """Set them up; they start with ``start`` or a ``with``.
+    def __init__(self, client, n=8, timeout=5, limit=600, call=None, pause=0,
+                 named=False):
+        """Set them up; they start with a ``with``.
 
         :param client: a ``Client``
         :param n: the number of threads
         :param timeout: seconds a caller waits for an answer
-        :param server: as for ``Client.ping``
         :param limit: seconds after which they end in any case
         :param call: what to call with the timeout, in place of a ping
         :param pause: seconds that each waits before a call
@@ -284,7 +273,7 @@ class Callers:
             each
         """
         self.timeout = timeout
-        self.call = call or functools.partial(client.ping, server)
+        self.call = call or functools.partial(client.ping, None)
         self.limit = limit
         self.pause = pause
         self.named = named
@@ -360,17 +349,15 @@ class Callers:
         process.wait(lambda: self.counts(began=began).answered > count,
                      timeout, 'more than %d answers' % count, log)
 
-    def latencies(self, since=0, until=float('inf')):
-        """The seconds that calls answered between two times took, sorted."""
+    def latencies(self, since):
+        """The seconds that calls answered since then took, sorted."""
         return sorted(call.ended - call.began for call in self.calls()
-                      if call.outcome == 'answered' and
-                      since <= call.ended < until)
+                      if call.outcome == 'answered' and call.ended >= since)
 
-    def timeline(self, width=5):
-        """The counts of each ``width`` seconds since the start."""
-        buckets = int(self.elapsed() // width)
-        return [self.counts(i * width, (i + 1) * width)
-                for i in range(buckets)]
+    def timeline(self):
+        """The counts of each five seconds since the start."""
+        return [self.counts(at, at + 5)
+                for at in range(0, int(self.elapsed()) - 4, 5)]
 
     def rate(self, seconds):
         """Wait, and return how many calls a second were answered then."""
@@ -378,12 +365,6 @@ class Callers:
         time.sleep(seconds)
         until = self.elapsed()
         return self.counts(since, until).answered / (until - since)
-
-    def start(self):
-        self.began = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
 
     def stop(self):
         """Stop calling, and wait for the calls under way.
@@ -403,7 +384,10 @@ class Callers:
                                         'it does not end'))
 
     def __enter__(self):
-        return self.start()
+        self.began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
 
     def __exit__(self, *exc):
         self.stop()

@@ -553,7 +553,7 @@ class Cloud:
                       'all threads of a worker to be busy')
 
     def client(self, topic=rpc.TOPIC):
-        """An RPC client of its own; close it, or use it in a ``with``."""
+        """An RPC client of its own; use it in a ``with``."""
         return rpc.Client(self.broker.transport_url, topic, self._options())
 
     def _options(self):
