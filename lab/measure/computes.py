@@ -66,7 +66,7 @@ def measure(made, args, fault, hosts, tree, conf):
         end = time.monotonic() + LOOK
         down, most, looks, bad = set(), 0, 0, 0
         while time.monotonic() < end:
-            found = hosts - up(made)
+            found = hosts - made.up(SERVICE_DOWN_TIME, binary='nova-compute')
             down |= found
             most = max(most, len(found))
             looks += 1
@@ -76,8 +76,3 @@ def measure(made, args, fault, hosts, tree, conf):
         conductor.kill()
     return {'computes that were down': len(down), 'most at a time': most,
             f'of {LOOK} s, with one down': round(LOOK * bad / looks)}
-
-
-def up(made):
-    return {record.host for record in made.services(binary='nova-compute')
-            if record.last_seen_up and record.is_up(SERVICE_DOWN_TIME)}

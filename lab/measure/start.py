@@ -69,10 +69,8 @@ def memory(scheduler):
 def wait_heartbeats(made, scheduler):
     """Wait until each record of a scheduler has its first heartbeat."""
     hosts = scheduler.record_hosts()
-    made.wait(lambda: hosts <= {
-        record.host for record in made.services(binary=scheduler.binary)
-        if record.last_seen_up},
-        120, 'heartbeats')
+    made.wait(lambda: hosts <= made.up(binary=scheduler.binary), 120,
+              'heartbeats')
 
 
 @contextlib.contextmanager

@@ -566,6 +566,14 @@ class Cloud:
         return [record for record in self.database.services(deleted)
                 if record.binary == binary]
 
+    def up(self, seconds=float('inf'), **options):
+        """The hosts whose records have had a heartbeat in so many seconds.
+
+        :param options: as for ``services``
+        """
+        return {record.host for record in self.services(**options)
+                if record.last_seen_up and record.is_up(seconds)}
+
     def log(self):
         """The logs of all services with workers, one after the other."""
         # Two of one node, one after the other, have one log.

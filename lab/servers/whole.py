@@ -83,16 +83,14 @@ class WholeCloud(cloud.Cloud):
     :ivar computes: its nova-computes, each a ``process.Child``
     """
 
-    def __init__(self, tree=None, nodes=1, workers=3, conductor_workers=None,
-                 computes=2, mode=None, conf=None, threads=None,
-                 progress=None):
+    def __init__(self, tree=None, nodes=1, workers=3, computes=2, mode=None,
+                 conf=None, threads=None, progress=None):
         """Choose what it consists of.
 
         :param tree: folder of the nova to run; the installed one if None
         :param nodes: how many nova-schedulers
-        :param workers: how many workers each of them has
-        :param conductor_workers: how many workers each of the two
-            nova-conductors has; as many as a nova-scheduler if None
+        :param workers: how many workers each of them has, and each of the two
+            nova-conductors
         :param computes: how many nova-computes
         :param mode: one of ``cloud.modes``; the first of them if None
         :param conf: configuration of all of nova, on top of ``CONF``:
@@ -108,7 +106,6 @@ class WholeCloud(cloud.Cloud):
         self.tree = tree
         self.nodes = nodes
         self.worker_count = workers
-        self.conductor_workers = conductor_workers or workers
         self.compute_count = computes
         self.mode = mode
         self.threads = threads or {}
@@ -206,7 +203,7 @@ class WholeCloud(cloud.Cloud):
         return application
 
     def _start_conductor(self, node, its_broker):
-        self.conductor(node, self.conductor_workers, self.mode, self.tree,
+        self.conductor(node, self.worker_count, self.mode, self.tree,
                        self._thread_conf('conductor'), broker=its_broker)
 
     def _start_workers(self):
@@ -287,9 +284,7 @@ class WholeCloud(cloud.Cloud):
                   for number in range(1, self.compute_count + 1)}
         for service in (*self.conductors, *self.schedulers):
             wanted |= service.record_hosts()
-        seconds = self.conf['DEFAULT'].get('service_down_time', 60)
-        up = {record.host for record in self.services()
-              if record.last_seen_up and record.is_up(seconds)}
+        up = self.up(self.conf['DEFAULT'].get('service_down_time', 60))
         nodes = self.database.execute(
             'main', 'SELECT id FROM compute_nodes WHERE deleted = 0')
         return wanted <= up and len(nodes) == self.compute_count

@@ -24,6 +24,7 @@ import urllib.parse
 import testtools
 
 from lab.faults import middlebox
+from lab.measure import pairs
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
@@ -202,14 +203,11 @@ class LabTestCase(testtools.TestCase):
 
         :param conf: configuration of all schedulers, on top of CONF
         """
-        merged = {section: dict(options) for section, options in CONF.items()}
-        for section, options in (conf or {}).items():
-            merged.setdefault(section, {}).update(options)
         shared = shared_database(private_database)
         used = private_broker or rabbitmq()
         shared.map_broker(used.transport_url)
         made = self.enterContext(cloud.Cloud(
-            broker=used, conf=merged, database=shared,
+            broker=used, conf=pairs.merged(CONF, conf or {}), database=shared,
             # What a test has stopped, another one needs.
             placement=None if private_database else shared_placement(shared)))
         self.addOnException(lambda exc_info: self.addDetail(
@@ -238,11 +236,9 @@ class LabTestCase(testtools.TestCase):
             'the records of all workers to be up')
 
     @classmethod
-    def up(cls, made, seconds=SERVICE_DOWN_TIME, binary=None):
+    def up(cls, made, binary=None):
         """The hosts whose records have had a heartbeat lately."""
-        return {record.host
-                for record in made.services(binary=binary or cls.BINARY)
-                if record.last_seen_up and record.is_up(seconds)}
+        return made.up(SERVICE_DOWN_TIME, binary=binary or cls.BINARY)
 
     def check_no_traceback(self, log):
         """The log of services has none, but for one that is eventlet's."""
