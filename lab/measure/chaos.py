@@ -264,23 +264,19 @@ def told(incident):
         incident.ended)
 
 
-def judge(calls, executions, workers, incidents, held):
-    """Whether anything happened that nothing which was done accounts for.
-
-    :param calls: list of ``rpc.Call``
-    :param executions: list of ``lab.faults.Execution``; their times are in
-        seconds since the start of the callers, as all here
-    :param workers: list of ``Worker``, all that there were
-    :param incidents: list of ``Incident``
-    :param held: requests that a worker holds at most and has not begun
-    :returns: ``Verdict``
-    """
-    return _Judge(calls, executions, workers, incidents, held).verdict()
-
-
-class _Judge:
+class Judge:
+    """Whether anything happened that nothing which was done accounts for."""
 
     def __init__(self, calls, executions, workers, incidents, held):
+        """Look at it.
+
+        :param calls: list of ``rpc.Call``
+        :param executions: list of ``lab.faults.Execution``; their times are in
+            seconds since the start of the callers, as all here
+        :param workers: list of ``Worker``, all that there were
+        :param incidents: list of ``Incident``
+        :param held: requests that a worker holds at most and has not begun
+        """
         self.calls = {call.name: call for call in calls}
         self.ran = collections.defaultdict(list)
         for execution in sorted(executions, key=lambda each: each.at):
@@ -623,9 +619,9 @@ class Stage(contextlib.ExitStack):
                 for each in self.cloud.faults.executions()]
 
     def _judged(self, stuck):
-        counts, violations = judge(
+        counts, violations = Judge(
             self.callers.calls(), self.executions(), self.workers(),
-            self.incidents, HELD[bool(self.options['packages'])])
+            self.incidents, HELD[bool(self.options['packages'])]).verdict()
         return Verdict(counts | {
             'faults': len(self.incidents) - len(self.skipped),
             'skipped': len(self.skipped),

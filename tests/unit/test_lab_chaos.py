@@ -71,13 +71,11 @@ class TestJudge(testtools.TestCase):
     def ended(self, at, pid=SICK, parent=PARENT, began=0):
         return chaos.Worker(pid, parent, 'worker %d' % pid, at, began)
 
-    def judge(self, calls=(), executions=(), workers=(), incidents=(),
-              held=1):
-        return chaos.judge(calls, executions, workers, incidents, held)
-
     def check(self, *texts, **what):
         """There is one violation, with these texts; or none."""
-        verdict = self.judge(**what)
+        verdict = chaos.Judge(**{
+            'calls': (), 'executions': (), 'workers': (), 'incidents': (),
+            'held': 1} | what).verdict()
         self.assertEqual(1 if texts else 0, len(verdict.violations),
                          verdict.violations)
         for text in texts:

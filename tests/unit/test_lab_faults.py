@@ -138,14 +138,6 @@ class TestKilledWrongly(testtools.TestCase):
         self.assertIsNotNone(verdicts.SAYS.search(log))
 
 
-class TestLeftOver(testtools.TestCase):
-
-    def test_left_over(self):
-        self.assertEqual([], verdicts.left_over(HOSTS, HOSTS))
-        self.assertEqual(['a', 'b'], verdicts.left_over(
-            ['b', 'node-worker-1', 'a'], HOSTS))
-
-
 WELL = verdicts.Outcome(100, 0, 0, 0, 1.0, None, 2.0, 3.0, [], [])
 
 

@@ -313,9 +313,8 @@ class Stage(contextlib.ExitStack):
                 # the machine does.
                 verdicts.WELL if fault.pause or fault.work else verdicts.ILL),
             wrongly=verdicts.killed_wrongly(looks, log, self.faulty),
-            left=verdicts.left_over(
-                (record.host for record in self.cloud.services()),
-                self._expected() | self.may_stay))
+            left=sorted({record.host for record in self.cloud.services()}
+                        - self._expected() - self.may_stay))
 
     def _watch(self, done):
         while not done.wait(INTERVAL):

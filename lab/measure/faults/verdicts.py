@@ -129,11 +129,6 @@ def killed_wrongly(looks, log, faulty):
     return sorted(names.get(pid, f'pid {pid}') for pid in ended - set(faulty))
 
 
-def left_over(hosts, expected):
-    """The hosts of the records that have no worker, sorted."""
-    return sorted(set(hosts) - set(expected))
-
-
 def _more(ours, stock, least):
     return ours > stock * (1 + PART) + least
 
