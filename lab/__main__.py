@@ -21,7 +21,7 @@ import argparse
 import ast
 import importlib
 import logging
-import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -36,20 +36,15 @@ from lab import results as lab_results
 # Ctrl-C, who ends us, and a terminal that is closed.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'commands')
+FOLDER = pathlib.Path(__file__).parent / 'commands'
 
 
 def found():
     """The commands: name -> the first line of what they are for."""
     # Read, not imported: one command may need what is not there.
-    commands = {}
-    for name in sorted(os.listdir(FOLDER)):
-        name, kind = os.path.splitext(name)
-        if kind == '.py' and not name.startswith('_'):
-            with open(os.path.join(FOLDER, name + kind)) as stream:
-                text = ast.get_docstring(ast.parse(stream.read()))
-            commands[name] = text.splitlines()[0]
-    return commands
+    return {path.stem: ast.get_docstring(
+                ast.parse(path.read_text())).splitlines()[0]
+            for path in sorted(FOLDER.glob('[!_]*.py'))}
 
 
 def parse(argv):

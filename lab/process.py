@@ -106,12 +106,10 @@ def end(processes, timeout):
 
 
 def _signal(process, signum):
-    try:
-        # psutil compares the time of the start first, so an id that was
-        # given to another process in between is never signalled.
+    # psutil compares the time of the start first, so an id that was given to
+    # another process in between is never signalled.
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signum)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def runs(found):
@@ -162,11 +160,9 @@ class Child:
 
     def tree(self):
         """The process and its children, also those it has left behind."""
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             for child in self.process.children(recursive=True):
                 self._seen[child.pid] = child
-        except psutil.NoSuchProcess:
-            pass
         left = [child for child in self._seen.values() if child.is_running()]
         return [self.process] + left
 

@@ -143,23 +143,15 @@ class Results:
                               'rows': rows})
         print(f'\n{title}\n{_table(columns, rows)}', flush=True)
 
-    def lines(self, name, title, x, y, series, marks=(), scale='linear'):
-        """A picture of lines.
+    def lines(self, name, title, x, panels, marks=(), scale='linear'):
+        """A picture of lines, with panels side by side, of the same labels.
 
         :param name: the end of the files' names
         :param x: what is measured along, with its unit
-        :param y: what is measured, with its unit
-        :param series: dict: label -> list of (x, y), where y may be a
-            ``Spread``; stock comes first
+        :param panels: dict: what is measured, with its unit -> label -> list
+            of (x, y), where y may be a ``Spread``; stock comes first
         :param marks: list of (x, text), for what happens there
         :param scale: ``linear`` or ``log``, of both axes
-        """
-        self.panels(name, title, x, {y: series}, marks, scale)
-
-    def panels(self, name, title, x, panels, marks=(), scale='linear'):
-        """A picture of lines with panels side by side, of the same labels.
-
-        :param panels: dict: y -> series; all else as for ``lines``
         """
         self._picture(name, title, 'lines', x=x, panels=panels,
                       marks=list(marks), scale=scale)

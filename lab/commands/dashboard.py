@@ -88,7 +88,6 @@ def main(args, results):
         drawn = [(panel, prometheus.panel(panel, began, time.time()))
                  for panel in panels]
     stem = os.path.join(results.folder, results.command)
-    os.makedirs(results.folder, exist_ok=True)
     for path in pictures.dashboard(drawn, stem):
         results.progress(f'wrote {path}')
     empty = [panel['title'] for panel, series in drawn if not series]

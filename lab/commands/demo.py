@@ -32,22 +32,18 @@ from lab.servers import embedded
 NODE = 'scheduler-node-1'
 REPORT_INTERVAL = 1
 SERVICE_DOWN_TIME = 8
+BEGAN = time.monotonic()
 
 
-class Output:
-    """Progress lines with the seconds since the start, and tables."""
+def say(text):
+    """A line of progress, with the seconds since the start."""
+    print('[%4.1f s] %s' % (time.monotonic() - BEGAN, text), flush=True)
 
-    def __init__(self):
-        self.began = time.monotonic()
 
-    def say(self, text):
-        print('[%4.1f s] %s' % (time.monotonic() - self.began, text),
-              flush=True)
-
-    def table(self, title, fields, rows):
-        table = prettytable.PrettyTable(fields, align='l')
-        table.add_rows(list(rows))
-        print('\n%s\n%s\n' % (title, table), flush=True)
+def say_table(title, fields, rows):
+    table = prettytable.PrettyTable(fields, align='l')
+    table.add_rows(list(rows))
+    print('\n%s\n%s\n' % (title, table), flush=True)
 
 
 def record_rows(records):
@@ -65,14 +61,14 @@ def answer(client, server):
     return '%.1f ms' % (1000 * client.ping(server, timeout=10))
 
 
-def show(out, this, scheduler, client):
+def show(this, scheduler, client):
     """The three tables: queues, records, workers."""
     names = ['scheduler', 'scheduler.' + scheduler.node] + [
         scheduler.queue(n) for n in scheduler.numbers]
-    out.table('Queues: each worker has one of its own', ['Queue', 'Consumers'],
+    say_table('Queues: each worker has one of its own', ['Queue', 'Consumers'],
               [(name, found[1] if found else 'no queue') for name, found
                in zip(names, this.broker.queues(names))])
-    out.table('Records: each worker has a heartbeat of its own',
+    say_table('Records: each worker has a heartbeat of its own',
               ['Host', 'State', 'Last heartbeat'],
               record_rows(this.services()))
     # The first call also connects, which is not the worker's time.
@@ -83,37 +79,37 @@ def show(out, this, scheduler, client):
                      answer(client, scheduler.worker_host(n))))
     rows.append(('', 'the node address, %s' % scheduler.node,
                  answer(client, scheduler.node)))
-    out.table('Workers: each answers a ping at its own server name',
+    say_table('Workers: each answers a ping at its own server name',
               ['Pid', 'Process title', 'Answers in'], rows)
 
 
-def kill(out, this, scheduler, client, n):
+def kill(this, scheduler, client, n):
     """Kill worker n and show it come back under its name."""
     host = scheduler.worker_host(n)
     old = scheduler.workers()[n]
     old.kill()
     began = time.monotonic()
-    out.say('killed %s, pid %d' % (host, old.pid))
+    say('killed %s, pid %d' % (host, old.pid))
     new = this.wait(
         lambda: [worker for number, worker in scheduler.workers().items()
                  if number == n and worker.pid != old.pid],
         30, host + ' to be started again')[0]
-    out.say('%s is started again, pid %d' % (host, new.pid))
+    say('%s is started again, pid %d' % (host, new.pid))
     # Answered by the new one only: the queue has no other consumer.
     this.wait(lambda: client.answers(host, timeout=1), 30,
               host + ' to answer again')
-    out.say('%s answers again, %.1f s after the kill' % (
+    say('%s answers again, %.1f s after the kill' % (
         host, time.monotonic() - began))
-    out.table('Records: the same as before', ['Host', 'State',
+    say_table('Records: the same as before', ['Host', 'State',
                                               'Last heartbeat'],
               record_rows(this.services()))
 
 
-def on_broker(out, options, tree):
+def on_broker(options, tree):
     conf = {'DEFAULT': {'report_interval': REPORT_INTERVAL,
                         'service_down_time': SERVICE_DOWN_TIME}}
     with cloud.Cloud(conf=conf) as this:
-        out.say('databases on %s, a Placement' % (
+        say('databases on %s, a Placement' % (
             'MariaDB' if this.database.server else 'SQLite'))
         with this.scheduler(NODE, options.workers, options.mode,
                             tree, hosts=True) as scheduler, \
@@ -121,23 +117,23 @@ def on_broker(out, options, tree):
             scheduler.wait_ready()
             this.wait(lambda: all(record.last_seen_up for record
                                   in this.services()), 30, 'heartbeats')
-            out.say('nova-scheduler serves with %d workers on host %s' % (
+            say('nova-scheduler serves with %d workers on host %s' % (
                 options.workers, NODE))
-            show(out, this, scheduler, client)
-            kill(out, this, scheduler, client, min(2, options.workers))
-        out.say('stopped')
+            show(this, scheduler, client)
+            kill(this, scheduler, client, min(2, options.workers))
+        say('stopped')
 
 
-def in_one_process(out, options, tree):
+def in_one_process(options, tree):
     print('No RabbitMQ answers at 127.0.0.1:5672, so the workers run in one '
           "process on nova's embedded fake RPC driver, with SQLite.")
     with tempfile.TemporaryDirectory(prefix='lab-embedded-') as folder:
         records, pings = embedded.run(
             folder, NODE, options.workers, tree,
             cloud.mode_env(options.mode, tree))
-    out.table('Records', ['Host', 'State', 'Last heartbeat'],
+    say_table('Records', ['Host', 'State', 'Last heartbeat'],
               record_rows(records))
-    out.table('Who answers', ['Server name', 'Answered by worker'],
+    say_table('Who answers', ['Server name', 'Answered by worker'],
               pings.items())
 
 
@@ -151,12 +147,11 @@ def add_arguments(parser):
 def main(args, results):
     if args.workers < 1:
         raise LabError('at least one worker')
-    out = Output()
     tree = args.tree or cloud.find_tree()
-    out.say('nova from %s' % (
+    say('nova from %s' % (
         os.path.relpath(tree) if tree else 'the environment'))
     if broker.Broker().answers():
-        on_broker(out, args, tree)
+        on_broker(args, tree)
     else:
-        in_one_process(out, args, tree)
+        in_one_process(args, tree)
     return 0

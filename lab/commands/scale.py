@@ -264,10 +264,11 @@ def on_paper(args, results, made):
     results.lines(
         'limits', 'How much of its limit is used: measured, then on paper; '
         'the %d that break first' % SHOWN,
-        'workers', 'percent of the limit',
-        {limit.what.partition(': s of')[0]: [
-            (workers, limit.share(workers))
-            for workers in (*args.workers, PAPER)] for limit in made[:SHOWN]},
+        'workers', {'percent of the limit': {
+            limit.what.partition(': s of')[0]: [
+                (workers, limit.share(workers))
+                for workers in (*args.workers, PAPER)]
+            for limit in made[:SHOWN]}},
         marks=[(most, 'on paper from here')], scale='log')
 
 
@@ -281,9 +282,9 @@ def main(args, results):
     election, updates = rounds(args, results)
     results.lines(
         'commands', 'nova-manage worker, with many workers', 'workers',
-        'seconds', {f'worker {name}': [
+        {'seconds': {f'worker {name}': [
             (workers, row[name]) for workers, row in
-            zip(args.workers, found)] for name in ('list', 'ping')})
+            zip(args.workers, found)] for name in ('list', 'ping')}})
     on_paper(args, results, limits_of(
         args, real, connection, found, limits, election, updates))
     return 0

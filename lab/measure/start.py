@@ -92,5 +92,5 @@ def pictures(results, found, measured):
         for variant in found:
             series.setdefault(variant.label, []).append(
                 (variant.x, Spread(row[y] for row in measured[variant.name])))
-    results.panels('cost', 'What workers cost: memory of all processes, '
-                   'and start', 'workers', panels)
+    results.lines('cost', 'What workers cost: memory of all processes, '
+                  'and start', 'workers', panels)

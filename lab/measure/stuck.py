@@ -93,7 +93,7 @@ def pictures(results, found, measured):
             variant.label] = [
                 (points[0][0], Spread(rate for _, rate in points))
                 for points in zip(*rounds)]
-    results.panels(
+    results.lines(
         'stuck', 'Calls answered with one of three workers stuck', 'seconds',
         panels,
         marks=[(pairs.RATE, 'stuck')])

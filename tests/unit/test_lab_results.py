@@ -72,11 +72,11 @@ class ResultsTest(testtools.TestCase):
                 ['stock', spread.Spread([1, 3, 2]), 48],
                 ['series', spread.Spread([math.inf, 600.5, 700.2]), 0]])
             made.note('Eight callers.')
-            made.lines('time', 'Goodput', 'seconds', 'calls/s', {
+            made.lines('time', 'Goodput', 'seconds', {'calls/s': {
                 'stock': [(0, 700), (1, spread.Spread([5, 0, 3]))],
-                'series': [(0, 690), (1, spread.Spread([500, 600, 550]))]},
+                'series': [(0, 690), (1, spread.Spread([500, 600, 550]))]}},
                 marks=[(.5, 'one worker stuck')])
-            made.panels('cost', 'Cost', 'workers', {
+            made.lines('cost', 'Cost', 'workers', {
                 'MiB': {'stock': [(1, 90), (8, 300), (64, 2000)]},
                 'seconds': {'stock': [(1, 3), (8, 9), (64, math.inf)]}},
                 scale='log')
