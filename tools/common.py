@@ -81,12 +81,11 @@ def shown(path):
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def git(tree, *args, data=None, date=None, notes=False, environ=()):
+def git(tree, *args, data=None, date=None, environ=()):
     """Run git in a tree and return its output, bytes kept as they are.
 
     :param data: text for its standard input
     :param date: seconds since the epoch, for the commit it makes
-    :param notes: return what it says on stderr instead
     :param environ: more environment variables
     :raises: GitError if git fails, Error if there is none
     """
@@ -106,16 +105,12 @@ def git(tree, *args, data=None, date=None, notes=False, environ=()):
     except FileNotFoundError:
         raise Error('git is not installed')
     if done.returncode:
-        raise GitError(args, decode(done.stderr))
-    return decode(done.stderr if notes else done.stdout)
+        raise GitError(f'git {args[0]} failed: {decode(done.stderr).strip()}')
+    return decode(done.stdout)
 
 
 class GitError(Error):
-    """git failed; ``stderr`` has all it said."""
-
-    def __init__(self, args, stderr):
-        super().__init__(f'git {args[0]} failed: {stderr.strip()}')
-        self.stderr = stderr
+    """git failed."""
 
 
 def decode(data):

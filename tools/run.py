@@ -100,10 +100,6 @@ MINUTES = {'quick': 2, 'test': 20, 'all': 60}
 GATES = {'pep8': gates.pep8, 'docs': gates.docs}
 
 
-def _print(line):
-    say(line.rstrip('\n'))
-
-
 @dataclasses.dataclass(frozen=True)
 class Step:
     """Test modules that are run at a time; the arguments of suites.run()."""
@@ -153,7 +149,8 @@ def run(steps):
             continue
         clock = Clock()
         result = suites.run(step.python, step.name, step.root, step.modules,
-                            step.mode, step.options, _print, step.extra,
+                            step.mode, step.options,
+                            lambda line: say(line.rstrip('\n')), step.extra,
                             step.again, step.environ)
         say(f'== {step.name}: {result} ({clock})')
         total += result
