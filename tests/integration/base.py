@@ -14,17 +14,19 @@
 
 import atexit
 import functools
-import importlib.util
 import os
 import re
 import shutil
 import tempfile
 import urllib.parse
 
+import fixtures
 import testtools
 
+from lab import __main__ as lab_main
 from lab.faults import middlebox
 from lab.measure import pairs
+from lab import results as lab_results
 from lab import rpc
 from lab.servers import broker
 from lab.servers import cloud
@@ -143,10 +145,10 @@ def shared_placement(shared):
     return made
 
 
-def tree():
-    """The built tree of nova."""
-    return os.path.dirname(os.path.dirname(
-        importlib.util.find_spec('nova').origin))
+# The built tree of nova; and nova without the series, beside it or beside
+# another built tree that is named.
+tree = cloud.built_tree
+stock_tree = cloud.stock_tree
 
 
 def companion(nova=None):
@@ -167,14 +169,6 @@ def release(name):
     found = tuple(os.path.join(build, *parts)
                   for parts in ((name,), ('env', name, 'bin')))
     return found if all(map(os.path.isdir, found)) else None
-
-
-def stock_tree(nova=None):
-    """A folder with nova as it is without the series, to run beside it.
-
-    :param nova: a built tree of nova; that of all tests if None
-    """
-    return cloud.stock_tree(nova or tree())
 
 
 class LabTestCase(testtools.TestCase):
@@ -239,6 +233,23 @@ class LabTestCase(testtools.TestCase):
     def up(cls, made, binary=None):
         """The hosts whose records have had a heartbeat lately."""
         return made.up(SERVICE_DOWN_TIME, binary=binary or cls.BINARY)
+
+    def end(self, service, seconds):
+        """SIGTERM ends a service and all of its processes; its code."""
+        processes = service.tree()
+        service.process.terminate()
+        code = service.process.wait(seconds)
+        self.assertEqual([], [process for process in processes
+                              if process.is_running()])
+        return code
+
+    def run_lab(self, *arguments):
+        """Run a command of the lab; its code and what it has found."""
+        module, args = lab_main.parse([
+            *arguments, '--output', self.useFixture(fixtures.TempDir()).path])
+        results = lab_results.Results(args.command, args.arguments,
+                                      args.output)
+        return module.main(args, results), results
 
     def check_no_traceback(self, log):
         """The log of services has none, but for one that is eventlet's."""

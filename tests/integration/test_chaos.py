@@ -12,24 +12,16 @@
 
 """A minute of random faults, as ``lab chaos`` does them."""
 
-import fixtures
 from testtools.content import text_content
 
-from lab import __main__ as lab_main
-from lab import results as lab_results
 from tests.integration import base
 
 
 class ChaosTestCase(base.LabTestCase):
 
     def test_no_more_harm_than_due(self):
-        folder = self.useFixture(fixtures.TempDir()).path
         # Two minutes with the start of all and the time to be well again.
-        module, args = lab_main.parse([
-            'chaos', '--seconds', '60', '--output', folder])
-        results = lab_results.Results(args.command, args.arguments,
-                                      args.output)
-        code = module.main(args, results)
+        code, results = self.run_lab('chaos', '--seconds', '60')
         # With the seed, to have the same faults again.
         self.addDetail('chaos', text_content(results.markdown()))
         self.assertEqual(0, code)

@@ -12,24 +12,17 @@
 
 """One fault, as ``lab faults`` measures it on stock and on the series."""
 
-import fixtures
 from testtools.content import text_content
 
-from lab import __main__ as lab_main
 from lab.measure.faults import fault
-from lab import results as lab_results
 from tests.integration import base
 
 
 class FaultsTestCase(base.LabTestCase):
 
     def test_blocked(self):
-        module, args = lab_main.parse([
-            'faults', '--only', 'blocked', '--output',
-            self.useFixture(fixtures.TempDir()).path])
-        results = lab_results.Results(args.command, args.arguments,
-                                      args.output)
-        self.assertEqual(0, module.main(args, results))
+        code, results = self.run_lab('faults', '--only', 'blocked')
+        self.assertEqual(0, code)
         row = {column: cell for found in results.contents
                if 'table' in found
                for column, cell in zip(found['columns'], found['rows'][0])}

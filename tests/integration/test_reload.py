@@ -20,7 +20,6 @@ time.
 import concurrent.futures
 import contextlib
 import os
-import signal
 import threading
 import time
 
@@ -37,33 +36,28 @@ LOOK = 0.03
 # the seconds in which all are renewed.
 SLOW = 25
 RENEWED = 45
-ROUNDS = 1
 GRACEFUL = 15
 # Seconds after the start at which a service is stopped.
 EARLY = (0.3, 1.2, 2.4)
 
 
-class Looks:
-    """The least number of consumers of a queue, while in a ``with``."""
+@contextlib.contextmanager
+def looking(broker, queue):
+    """The numbers of consumers of a queue, while in a ``with``."""
+    found, stop = [], threading.Event()
 
-    def __init__(self, broker, queue):
-        self._broker, self._queue = broker, queue
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.found = []
+    def run():
+        with broker.looking(queue) as look:
+            while not stop.wait(LOOK):
+                found.append(look()[1])
 
-    def _run(self):
-        with self._broker.looking(self._queue) as look:
-            while not self._stop.wait(LOOK):
-                self.found.append(look()[1])
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self._stop.set()
-        self._thread.join()
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
 
 
 class ReloadBase(base.LabTestCase):
@@ -83,16 +77,14 @@ class ReloadBase(base.LabTestCase):
 
     def check_nobody_notices(self, mode):
         made, service, client = self.serve(mode)
-        with Looks(made.broker, self.topic) as looks, \
+        with looking(made.broker, self.topic) as looks, \
                 self.callers(made, TIMEOUT) as callers:
-            for _round in range(ROUNDS):
-                callers.wait_answered(CALLS, log=made.log)
-                service.reload(2 * RENEWED)
-                callers.wait_answered(CALLS, log=made.log)
+            callers.wait_answered(CALLS, log=made.log)
+            service.reload(2 * RENEWED)
+            callers.wait_answered(CALLS, log=made.log)
         self.assertEqual((0, 0), callers.counts()[1:])
-        self.assertGreaterEqual(min(looks.found),
-                                WORKERS - (mode == 'threading'))
-        self.assertGreater(len(looks.found), 20)
+        self.assertGreaterEqual(min(looks), WORKERS - (mode == 'threading'))
+        self.assertGreater(len(looks), 20)
         self.check_no_traceback(made.log())
 
 
@@ -115,11 +107,11 @@ class ReloadTestCase(ReloadBase):
                                     service.worker_host(number)))
             made.wait(lambda: made.faults.state(worker)['running'], 10,
                       'the request to run')
-        with Looks(made.broker, self.topic) as looks:
+        with looking(made.broker, self.topic) as looks:
             service.reload(20 * SLOW)
         for request in slow:
             request.result(SLOW)
-        self.assertGreaterEqual(min(looks.found), WORKERS - 1)
+        self.assertGreaterEqual(min(looks), WORKERS - 1)
 
     @ddt.data(*base.MODES)
     def test_beside_a_blocked_worker(self, mode):
@@ -193,11 +185,7 @@ class ReloadTestCase(ReloadBase):
         if mode == 'threading':
             made.wait(lambda: not first.is_running(), 30,
                       'worker 1 to be renewed')
-        processes = service.tree()
-        service.process.send_signal(signal.SIGTERM)
-        self.assertEqual(0, service.process.wait(30))
-        self.assertEqual([], [process for process in processes
-                              if process.is_running()])
+        self.assertEqual(0, self.end(service, 30))
         self.check_no_traceback(service.log())
 
 
@@ -214,13 +202,6 @@ class ConductorReloadTestCase(ReloadBase):
 @ddt.ddt
 class EndTestCase(base.LabTestCase):
     """A stop ends, whatever the service was at."""
-
-    def end(self, service, seconds):
-        processes = service.tree()
-        service.process.send_signal(signal.SIGTERM)
-        service.process.wait(seconds)
-        self.assertEqual([], [process for process in processes
-                              if process.is_running()])
 
     @ddt.data(*base.MODES)
     def test_never_connected(self, mode):
@@ -250,9 +231,4 @@ class EndTestCase(base.LabTestCase):
             'manager_shutdown_timeout': 1}})
         service = self.start(made, workers=3, mode=mode)
         made.faults.stop(service.workers()[2])
-        processes = service.tree()
-        service.process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(Exception):
-            service.process.wait(GRACEFUL + 10)
-        self.assertEqual([], [process for process in processes
-                              if process.is_running()])
+        self.end(service, GRACEFUL + 10)

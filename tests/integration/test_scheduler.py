@@ -14,7 +14,6 @@
 
 import collections
 import re
-import signal
 
 import ddt
 
@@ -83,11 +82,8 @@ class WorkerHostsTestCase(base.LabTestCase):
             client.ping(server, timeout=10)
 
         # SIGTERM ends all of them.
-        processes = scheduler.tree()
-        self.assertEqual(4, len(processes))
-        scheduler.process.send_signal(signal.SIGTERM)
-        self.assertEqual(0, scheduler.process.wait(60))
-        self.assertEqual([], [p for p in processes[1:] if p.is_running()])
+        self.assertEqual(4, len(scheduler.tree()))
+        self.assertEqual(0, self.end(scheduler, 60))
         self.check_no_traceback(scheduler.log())
 
     @ddt.data(*base.MODES)
