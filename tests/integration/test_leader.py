@@ -14,7 +14,6 @@
 
 import datetime
 import re
-import uuid
 
 import ddt
 import psutil
@@ -82,38 +81,26 @@ class LeaderTestCase(base.LabTestCase):
             scheduler.wait_ready()
             self.wait_up(self.made, scheduler)
         self.wait_for_leader(self.made, nodes, 'node-a-worker-1')
-        self.add_compute('compute-1')
-        self.wait_mapped('compute-1')
+        self.discover('compute-1')
 
         leader = psutil.Process(nodes[0].workers()[1].pid)
         box.abandon(leader)
-        self.add_compute('compute-2')
-        self.wait_mapped('compute-2')
+        self.discover('compute-2')
         self.made.wait(
             lambda: 'The discovery of hosts on node-a-worker-1 has not ended '
             f'after {base.SERVICE_DOWN_TIME} seconds' in nodes[0].log(),
             base.SERVICE_DOWN_TIME + 10, 'the warning')
         # It still hangs, and the others go on.
-        self.add_compute('compute-3')
-        self.wait_mapped('compute-3')
+        self.discover('compute-3')
         # It is well but for that.
         self.assertEqual(4, len(self.up(self.made)))
         self.assertEqual(leader.pid, nodes[0].workers()[1].pid)
 
-    def add_compute(self, host):
-        """Write the records of a new nova-compute."""
-        self.made.database.execute(
-            'main', 'INSERT INTO compute_nodes (created_at, host, '
-            'hypervisor_hostname, uuid, vcpus, memory_mb, local_gb, '
-            'vcpus_used, memory_mb_used, local_gb_used, hypervisor_type, '
-            'hypervisor_version, cpu_info, mapped, deleted) VALUES '
-            "(UTC_TIMESTAMP(), :host, :host, :uuid, 1, 1, 1, 0, 0, 0, 'QEMU', "
-            "1, '{}', 0, 0)", host=host, uuid=str(uuid.uuid4()))
-
-    def wait_mapped(self, host):
+    def discover(self, host):
+        """A nova-compute is there, and its host is discovered."""
+        found = self.made.database
+        found.add_compute(host)
         # In one interval it is the turn of the leader, in the other one not.
-        self.made.wait(
-            lambda: self.made.database.execute(
-                'api', 'SELECT id FROM host_mappings WHERE host = :host',
-                host=host), base.SERVICE_DOWN_TIME + 2 * INTERVAL + 5,
-            f'{host} to be mapped')
+        self.made.wait(lambda: not found.undiscovered(),
+                       base.SERVICE_DOWN_TIME + 2 * INTERVAL + 5,
+                       f'{host} to be mapped')

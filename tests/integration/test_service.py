@@ -23,11 +23,11 @@ import uuid
 
 import ddt
 import oslo_messaging
-import psutil
 import testtools
 
 from lab import process
 from lab import rpc
+from lab.servers import cloud
 from lab.service import records
 from tests.integration import base
 
@@ -113,7 +113,8 @@ class ServiceTestCase(testtools.TestCase):
         self.addCleanup(self.broker.delete, [
             self.queue(name) for name in
             (None, self.node, f'{self.node}.node', *self.hosts.values())])
-        self.child = self.enterContext(process.Child(
+        self.child = self.enterContext(cloud.Service(
+            'lab-service', self.broker, self.node, len(NUMBERS), True,
             self.command, os.path.join(self.folder, 'log'), self.env))
         self.addOnException(lambda exc_info: self.addDetail(
             'log', testtools.content.text_content(self.child.log())))
@@ -134,21 +135,8 @@ class ServiceTestCase(testtools.TestCase):
         return {n for n, host in self.hosts.items()
                 if ages.get(host, DOWN_TIME) < DOWN_TIME}
 
-    def workers(self):
-        """The worker processes by their numbers, from their titles."""
-        found = {}
-        for child in self.child.process.children():
-            try:
-                title = ' '.join(child.cmdline()).rstrip()
-            except psutil.NoSuchProcess:
-                continue
-            for n, host in self.hosts.items():
-                if title == f'lab-service: {host}':
-                    found[n] = child
-        return found
-
     def pids(self):
-        return {n: worker.pid for n, worker in self.workers().items()}
+        return base.LabTestCase.pids(self.child)
 
     def wait_down(self, number):
         """Wait until one worker is down, and no other is at any time."""
@@ -185,10 +173,10 @@ class ServiceTestCase(testtools.TestCase):
             self.assertEqual(host, self.client.ping(host))
         self.assertIn(self.client.ping(self.node), self.hosts.values())
 
-        self.workers()[2].kill()
+        self.child.workers()[2].kill()
         self.wait_replaced(2, pids)
 
-        self.workers()[1].suspend()
+        self.child.workers()[1].suspend()
         with rpc.Callers(self.client) as callers:
             self.wait_down(1)
         counts = callers.counts()
@@ -198,7 +186,7 @@ class ServiceTestCase(testtools.TestCase):
         # It holds as many of what was sent to the node.
         self.check_others_answer(1, 20, self.node)
 
-        self.workers()[1].resume()
+        self.child.workers()[1].resume()
         self.wait(lambda: self.up() == set(NUMBERS), 10,
                   'worker 1 to be up again')
         tree = self.child.tree()
@@ -210,7 +198,7 @@ class ServiceTestCase(testtools.TestCase):
     def test_replaced(self, backend):
         self.start(backend, missed_beats=4)
         pids = self.pids()
-        self.workers()[3].suspend()
+        self.child.workers()[3].suspend()
         self.wait_replaced(3, pids)
         self.assertIn(f'Worker {self.hosts[3]} (pid {pids[3]}) is stuck',
                       self.child.log())
@@ -251,7 +239,7 @@ class ServiceTestCase(testtools.TestCase):
 
     def test_list(self):
         self.start(BACKENDS[0])
-        self.workers()[2].suspend()
+        self.child.workers()[2].suspend()
         self.wait_down(2)
         done = self.run_daemon('--list')
         self.assertEqual(
