@@ -15,13 +15,12 @@
 import contextlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 
 import ddt
+import fixtures
 import oslo_messaging
 import testtools
 
@@ -84,8 +83,7 @@ class ServiceTestCase(testtools.TestCase):
         self.topic = 'lab-service-' + uuid.uuid4().hex[:8]
         self.node = 'node-' + self.topic[-8:]
         self.hosts = {n: f'{self.node}-worker-{n}' for n in NUMBERS}
-        self.folder = tempfile.mkdtemp(prefix='lab-service-')
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = self.useFixture(fixtures.TempDir()).path
         self.records = os.path.join(self.folder, 'records.sqlite')
 
     def configure(self, backend, packages=(), **options):

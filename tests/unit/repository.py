@@ -20,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 
+import fixtures
 import testtools
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
@@ -111,8 +111,7 @@ class RepositoryTest(testtools.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.root = Path(tempfile.mkdtemp()).resolve()
-        self.addCleanup(shutil.rmtree, self.root)
+        self.root = Path(self.useFixture(fixtures.TempDir()).path).resolve()
         shutil.copytree(TOOLS, self.root / 'tools',
                         ignore=shutil.ignore_patterns('__pycache__'))
         self.tree = self.root / 'build' / '1.0'
@@ -156,10 +155,12 @@ class RepositoryTest(testtools.TestCase):
                 tar.addfile(info, io.BytesIO(text.encode()))
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def write(self, path, text):
+    def write(self, path, text, mode=0o644):
         path = self.root / path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        path.chmod(mode)
+        return path
 
     def change(self, name, adds=None, patch='', message=None, base='nova'):
         """Write a change folder and the files that it adds."""

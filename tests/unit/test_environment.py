@@ -101,18 +101,13 @@ class TestEnvironment(repository.RepositoryTest):
         # What is called so on the path, whatever runs the tool.
         self.pythons('3.99')
         self.succeed('build', '1.0')
-        fake = self.root / 'bin' / 'python3.99'
-        self.write('bin/python3.99', f'#!/bin/sh\n'
-                   f'case "$2" in import*) echo 3.99;;\n'
-                   f'*) exec {sys.executable} "$@";; esac\n')
-        fake.chmod(0o755)
+        fake = self.write('bin/python3.99', f'#!/bin/sh\n'
+                          f'case "$2" in import*) echo 3.99;;\n'
+                          f'*) exec {sys.executable} "$@";; esac\n', 0o755)
         # The first of that name fails, as a shim of pyenv may.
-        self.write('shims/python3.99', '#!/bin/sh\nexit 127\n')
-        shims = self.root / 'shims'
-        (shims / 'python3.99').chmod(0o755)
-        path = ('import os; os.environ["PATH"] = '
-                f'"{shims}:{fake.parent}:/usr/bin"')
-        self.ensure(setup=path)
+        shim = self.write('shims/python3.99', '#!/bin/sh\nexit 127\n', 0o755)
+        self.ensure(setup='import os; os.environ["PATH"] = '
+                          f'"{shim.parent}:{fake.parent}:/usr/bin"')
         self.assertTrue(self.python.exists())
 
     def test_no_python(self):

@@ -15,11 +15,10 @@
 import argparse
 import os
 from pathlib import Path
-import shutil
 import subprocess
-import tempfile
 from unittest import mock
 
+import fixtures
 import testtools
 
 from lab import __main__ as lab_main
@@ -163,8 +162,7 @@ class TestArguments(testtools.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.stock = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.stock)
+        self.stock = self.useFixture(fixtures.TempDir()).path
         os.mkdir(os.path.join(self.stock, 'nova'))
 
     def checked(self, command, *argv):
@@ -213,8 +211,7 @@ class TestStockTree(testtools.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.build = Path(tempfile.mkdtemp()).resolve()
-        self.addCleanup(shutil.rmtree, self.build)
+        self.build = Path(self.useFixture(fixtures.TempDir()).path).resolve()
         self.tree = self.build / '1.0'
         (self.tree / 'nova').mkdir(parents=True)
 

@@ -16,8 +16,6 @@ import io
 import json
 import math
 from pathlib import Path
-import shutil
-import tempfile
 from unittest import mock
 
 import fixtures
@@ -57,8 +55,7 @@ class ResultsTest(testtools.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.folder)
+        self.folder = Path(self.useFixture(fixtures.TempDir()).path)
         self.out = io.StringIO()
         self.results = self.make('out')
 

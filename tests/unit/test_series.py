@@ -219,11 +219,10 @@ class TestBuild(repository.RepositoryTest):
                       self.refuse('build', '1.0'))
 
     def test_killed_while_it_builds(self):
-        fake = self.root / 'bin' / 'git'
-        self.write('bin/git', f'#!/bin/sh\ncase "$*" in *tag*) '
-                              f'kill -9 $PPID;; esac\n'
-                              f'exec {shutil.which("git")} "$@"\n')
-        fake.chmod(0o755)
+        fake = self.write('bin/git', f'#!/bin/sh\ncase "$*" in *tag*) '
+                                     f'kill -9 $PPID;; esac\n'
+                                     f'exec {shutil.which("git")} "$@"\n',
+                          0o755)
         path = f'{fake.parent}{os.pathsep}{os.environ["PATH"]}'
         code, _, _ = self.run_tool('build', '1.0', PATH=path)
         self.assertEqual(-9, code)
