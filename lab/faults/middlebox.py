@@ -44,7 +44,7 @@ class Middlebox:
         self.port = None
         self._listener = None
         self._backlog = []
-        self._connections = set()
+        self.connections = set()
         # Whether anything passes, and whether connections are accepted.
         self._passes = True
         self._accepts = True
@@ -92,7 +92,7 @@ class Middlebox:
 
     def reset(self):
         """Reset all connections; new ones pass as before."""
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.reset()
 
     def silence(self):
@@ -124,7 +124,7 @@ class Middlebox:
         """
         ports = client and {
             found.laddr.port for found in client.net_connections('tcp')}
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             if ports is None or connection.port in ports:
                 connection.abandoned = True
 
@@ -173,12 +173,6 @@ class Middlebox:
                 not (published and self._holds_published)))
         return not self._closed
 
-    def add(self, connection):
-        self._connections.add(connection)
-
-    def discard(self, connection):
-        self._connections.discard(connection)
-
 
 class _Connection:
     """A connection of a client, and the one to the server."""
@@ -190,12 +184,12 @@ class _Connection:
         self._box = box
         self._client = client
         self._server = None
-        box.add(self)
+        box.connections.add(self)
         threading.Thread(target=self._run, daemon=True).start()
 
     def reset(self):
         """Close both, so that the client is told by a reset."""
-        self._box.discard(self)
+        self._box.connections.discard(self)
         for sock in filter(None, (self._client, self._server)):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
@@ -221,7 +215,7 @@ class _Connection:
         back.start()
         self._pump(self._client, self._server, _Frames())
         back.join()
-        self._box.discard(self)
+        self._box.connections.discard(self)
         for sock in (self._client, self._server):
             sock.close()
 

@@ -16,7 +16,8 @@ nova asks it even about servers that are not to have any: it is told of empty
 lists, and of quotas without a limit.
 """
 
-import json
+import webob
+from webob import dec
 
 from lab.servers import wsgi
 
@@ -28,28 +29,23 @@ class Neutron(wsgi.Application):
     name = 'neutron'
 
 
-def application(environ, start_response):
+@dec.wsgify
+def application(request):
     """Answer what is read; nothing can be made here."""
-    parts = environ['PATH_INFO'].strip('/').split('/')
-    if environ['REQUEST_METHOD'] != 'GET':
-        status, body = '501 Not Implemented', {
-            'NeutronError': {'type': 'NotImplemented', 'detail': '',
-                             'message': 'there is no network here'}}
+    parts = request.path_info.strip('/').split('/')
+    status, body = 404, {'NeutronError': {
+        'type': 'NotFound', 'detail': '',
+        'message': 'there is no network here'}}
+    if request.method != 'GET':
+        status = 501
     elif parts[0] != 'v2.0':
-        status, body = '200 OK', {'versions': [{
+        status, body = 200, {'versions': [{
             'id': 'v2.0', 'status': 'CURRENT', 'links': []}]}
     elif parts[1:2] == ['quotas']:
-        status, body = '200 OK', {'quota': {
+        status, body = 200, {'quota': {
             name: -1 for name in ('network', 'port', 'floatingip',
                                   'security_group', 'security_group_rule')}}
     elif len(parts) == 2:
         name = parts[1].removesuffix('.json').replace('-', '_')
-        status, body = '200 OK', {name: []}
-    else:
-        status, body = '404 Not Found', {
-            'NeutronError': {'type': 'NotFound', 'detail': '',
-                             'message': 'there is no network here'}}
-    text = json.dumps(body).encode()
-    start_response(status, [('Content-Type', 'application/json'),
-                            ('Content-Length', str(len(text)))])
-    return [text]
+        status, body = 200, {name: []}
+    return webob.Response(json_body=body, status=status)
