@@ -20,6 +20,7 @@ from its queue and runs them. One worker of a node writes all heartbeats that
 are due there, so a node commits as seldom as it does with one record.
 """
 
+import threading
 import time
 
 from oslo_config import cfg
@@ -100,7 +101,7 @@ class Heartbeat:
             # writes for hours, so few threads are spent on that. A worker that
             # has no other message is replaced.
             active = now if self._row.requests() else self._row.begun
-            most = max(self._row.threads > 2, self._row.threads // 4)
+            most = max(1, self._row.threads // 4)
             hangs = (self._sent == float('inf') and self._running <= most and
                      active > self._row.pinged + pause(self._running))
             # Where other messages have begun since, a dead consumer got this
@@ -125,6 +126,13 @@ class Heartbeat:
         """The self-ping runs."""
         self._sent = float('inf')
         self._running += 1
+        if self._row.threads > 2:
+            self._write()
+        else:
+            # A database that hangs would hold up all requests.
+            threading.Thread(target=self._write, daemon=True).start()
+
+    def _write(self):
         try:
             self._write_heartbeats()
         finally:

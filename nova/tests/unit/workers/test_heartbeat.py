@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import threading
 import time
 from unittest import mock
 
@@ -66,6 +67,7 @@ class HeartbeatTestCase(test.NoDBTestCase):
 
     def _worker(self, row):
         row.open()
+        row.threads = 3
         worker = mock.Mock(row=row)
         worker.client = mock.Mock()
         self.rpc.get_client.return_value = worker.client
@@ -258,10 +260,26 @@ class SelfPingTestCase(HeartbeatTestCase):
             self.assertEqual(1, self.pings(INTERVAL))
             raise test.TestingException
 
-        self.worker.row.threads = 3
         self.worker.row.begin(b'r m i')
         self.worker.report_state.side_effect = hang
         self.assertRaises(test.TestingException, self.run_ping, self.worker)
+
+    def test_hangs_in_a_thread_of_its_own_where_there_are_few(self):
+        # Or no request would run while the database hangs.
+        self.worker.row.threads = 1
+        written, hangs = threading.Event(), threading.Event()
+        self.addCleanup(hangs.set)
+
+        def hang(*args):
+            hangs.wait(60)
+            written.set()
+
+        self.worker.report_state.side_effect = hang
+        self.run_ping(self.worker)
+        self.assertFalse(written.is_set())
+        self.assertEqual(0, self.pings(INTERVAL))
+        hangs.set()
+        self.assertTrue(written.wait(60))
 
     def test_sent_again_where_others_begin(self):
         # A consumer of a process that was killed has it.
