@@ -137,8 +137,15 @@ class Worker(service.ServiceBase):
                   'were then. %(error)s', {
                       'host': self.host, 'seconds': START_PAUSE,
                       'error': error})
+        # Requests that the broker has sent here already go back to it.
+        threading.Thread(target=self._end_rpcserver, daemon=True).start()
         time.sleep(START_PAUSE)
         os._exit(1)
+
+    def _end_rpcserver(self):
+        if self.server.rpcserver is not None:
+            self.server.rpcserver.stop()
+            self.server.rpcserver.wait()
 
     def stop(self):
         if not self._started:
@@ -146,7 +153,7 @@ class Worker(service.ServiceBase):
             # parent as well, and ends the parent after that time. No other
             # thread runs until then.
             self.on_parent_stop()
-            if limit := CONF.graceful_shutdown_timeout:
+            if (limit := CONF.graceful_shutdown_timeout) > 0:
                 self.watched.kill_later(max(limit - 1, limit / 2))
             return
         if self.row.state == board.STARTING:
@@ -260,11 +267,11 @@ def prepare(topic):
         nova.service.serve()
     :raises: SystemExit with 1, after one line in the log
     """
-    if not CONF[topic].worker_hosts:
-        return None
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _refusing():
         # A value that is not valid is found where the option is read.
+        if not CONF[topic].worker_hosts:
+            return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         CONF.healthcheck.uri
         identity.check(topic, CONF.host)
         _check_timeout(topic, CONF[topic].worker_timeout,
@@ -326,6 +333,11 @@ def launch(server, workers):
     CONF.register_opts([option for option in
                         dict(messaging_opts.list_opts())[None]
                         if option.name == 'executor_thread_pool_size'])
+    with _refusing():
+        if CONF.executor_thread_pool_size < 1:
+            raise ValueError('[DEFAULT] executor_thread_pool_size is '
+                             f'{CONF.executor_thread_pool_size}, but it has '
+                             'to be at least 1')
     node_board = board.Board(
         hosts, CONF.executor_thread_pool_size + NODE_THREADS)
     parent = supervisor.Supervisor(

@@ -26,11 +26,13 @@ import fcntl
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 
 from oslo_log import log as logging
 from oslo_utils import eventletutils
+import psutil
 
 import nova.conf
 from nova.workers import board
@@ -73,7 +75,7 @@ class Watched:
         self.row = row
         # The stacks that the worker writes, how many bytes of them were there
         # at the last look, when they grew, and the process to be killed.
-        self._output = row.stacks = os.memfd_create('stacks')
+        self._output = row.stacks = _make_file()
         # Each write at the end, also after read() has cut it.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)
         self._size = 0
@@ -181,15 +183,16 @@ class Watched:
         recently = [at for at in self.replaced if now - at < REMEMBERED]
         return timeout * 2 ** min(3, max(0, len(recently) - FREE))
 
-    def fails(self, siblings):
+    def fails(self, own, others):
         """Whether requests fail here, and hardly any at the siblings.
 
         Five times in turn, as those of siblings may be of another time: when
         Placement goes away, or comes back, and one worker gets no requests.
+
+        :param own: how many requests of the worker have succeeded and failed
+        :param others: the same of its siblings
         """
-        counts = (self.row.pid, *self.row.counts())
-        others = [sibling.counts() for sibling in siblings]
-        counts += tuple(map(sum, zip((0, 0), *others)))
+        counts = (self.row.pid, *own, *others)
         pid, succeeded, failed, fine, wrong = map(
             lambda a, b: a - b, counts, self._sound or counts)
         if not self._sound or pid or succeeded or min(fine, wrong) < 0 or (
@@ -480,7 +483,7 @@ class Supervisor:
         The launcher has it end by then, but in Python code.
         """
         (pid, told), limit = watched.stopping, CONF.graceful_shutdown_timeout
-        if (limit and pid == watched.row.pid and not watched.doomed and
+        if (limit > 0 and pid == watched.row.pid and not watched.doomed and
                 now - told > limit + 1 and is_child(pid)):
             LOG.error('Worker %(host)s (pid %(pid)d) does not stop within '
                       '%(limit)d seconds; killing it', {
@@ -506,7 +509,7 @@ class Supervisor:
             LOG.info('Caught SIGHUP, renewing one worker after the other')
             self._again, self._renewing = False, None
             self._old = {watched: watched.row.pid for watched in self.watched}
-        limit = CONF.graceful_shutdown_timeout
+        limit = max(0, CONF.graceful_shutdown_timeout)
         for watched, pid in list(self._old.items()):
             row = watched.row
             serves = row.pid != pid and row.state == board.SERVING
@@ -527,16 +530,19 @@ class Supervisor:
                 self._renewing.stopping = (0, now)
 
     def _restart_failing(self, alive, now):
+        # Without a limit, a request that hangs would keep a process that takes
+        # no others, and no new one would take its place.
+        if CONF.graceful_shutdown_timeout <= 0:
+            return
+        # Once each, as there may be a hundred workers.
+        counts = {watched: watched.row.counts() for watched in self.watched}
+        succeeded, failed = map(sum, zip(*counts.values()))
         for watched in alive:
-            row = watched.row
-            # Without a limit, a request that hangs would keep a process that
-            # takes no others, and no new one would take its place.
-            if (row.pid == watched.stopping[0] or
-                    not CONF.graceful_shutdown_timeout):
+            row, own = watched.row, counts[watched]
+            if row.pid == watched.stopping[0]:
                 continue
-            siblings = [other.row for other in self.watched
-                        if other is not watched]
-            if watched.fails(siblings) and now - max(
+            others = succeeded - own[0], failed - own[1]
+            if watched.fails(own, others) and now - max(
                     watched.replaced, default=-PATIENCE) >= PATIENCE:
                 LOG.error('Worker %(host)s (pid %(pid)d) fails: its requests '
                           'fail, and those of its siblings succeed; '
@@ -560,7 +566,10 @@ class Supervisor:
                                 'host': row.host, 'pid': row.pid,
                                 'stalled': stalled,
                                 'requests': row.requests() or 'nothing'})
-                self._dump(watched, now)
+                # It would handle the signal as it goes on, while its threads
+                # run, and might crash.
+                if not _is_stopped(row.pid):
+                    self._dump(watched, now)
 
 
 def make_log_locks():
@@ -596,6 +605,25 @@ def is_child(pid):
     except OSError:
         # Not even a process, if the row is just being cleared.
         return False
+
+
+def _is_stopped(pid):
+    """Whether a process was stopped, by a signal or by a debugger."""
+    try:
+        return psutil.Process(pid).status() in (
+            psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def _make_file():
+    """Make a file without a name, and return its descriptor."""
+    try:
+        return os.memfd_create('stacks')
+    except OSError:
+        # A unit that is hardened may not do so.
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def _kill(pid, signum):

@@ -215,6 +215,17 @@ class WorkerTestCase(test.NoDBTestCase):
         sleep.assert_called_once_with(launcher.START_PAUSE)
         self.exit.assert_called_once_with(1)
 
+    def test_requests_go_back_where_a_queue_is_in_the_way(self):
+        # That of the node address, while the own ones are consumed from.
+        self.rpcserver.return_value.start.side_effect = (
+            launcher.messaging.MessageDeliveryFailure('PRECONDITION_FAILED'))
+        ended = threading.Event()
+        self.server.rpcserver.wait.side_effect = ended.set
+        with mock.patch('time.sleep', side_effect=lambda seconds:
+                        self.assertTrue(ended.wait(60))):
+            self.assertRaises(SystemExit, self.worker().start)
+        self.server.rpcserver.stop.assert_called_once_with()
+
     @mock.patch('time.sleep')
     def test_cannot_start(self, sleep):
         # As a worker of stock nova.
@@ -259,10 +270,11 @@ class WorkerTestCase(test.NoDBTestCase):
         self.server.stop.assert_not_called()
 
     def test_in_the_parent_with_any_time(self):
-        self.flags(graceful_shutdown_timeout=0)
-        worker = self.worker()
-        worker.stop()
-        worker.watched.kill_later.assert_not_called()
+        for seconds in (0, -1):
+            self.flags(graceful_shutdown_timeout=seconds)
+            worker = self.worker()
+            worker.stop()
+            worker.watched.kill_later.assert_not_called()
 
     def test_child_passes_on(self):
         worker = self.worker(3)
@@ -415,12 +427,29 @@ class LaunchTestCase(test.NoDBTestCase):
         self.flags(worker_hosts=False, group='scheduler')
         self.assertIsNone(launcher.prepare('scheduler'))
 
+    @mock.patch('oslo_service.service.ProcessLauncher')
+    def test_launch_without_threads(self, process_launcher):
+        self.flags(executor_thread_pool_size=-5)
+        server = mock.Mock(host='n', topic='scheduler')
+        exc = self.assertRaises(SystemExit, launcher.launch, server, 2)
+        self.assertEqual(1, exc.code)
+        self.assertIn('executor_thread_pool_size is -5, but it has to be at '
+                      'least 1', self.stdlog.logger.output)
+        process_launcher.assert_not_called()
+
     def test_prepare_stops_the_start_with_one_line(self):
         self.flags(host='n.' * 110 + 'n')
         with mock.patch.object(launcher.LOG, 'error') as error:
             exc = self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
         self.assertEqual(1, exc.code)
         error.assert_called_once()
+
+    def test_prepare_worker_hosts_that_is_not_valid(self):
+        conf = mock.PropertyMock(side_effect=ValueError('maybe is not valid'))
+        with mock.patch.object(launcher, 'CONF') as fake:
+            type(fake.__getitem__.return_value).worker_hosts = conf
+            self.assertRaises(SystemExit, launcher.prepare, 'scheduler')
+        self.assertIn('maybe is not valid', self.stdlog.logger.output)
 
     def test_prepare_healthcheck_uri(self):
         conf = mock.PropertyMock(side_effect=ValueError('uri is not valid'))

@@ -13,6 +13,7 @@
 import ctypes
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -583,10 +584,11 @@ class ReplaceTestCase(SupervisorTestCase):
             pid for pid, signum in self.signals if signum == signal.SIGKILL])
 
     def test_may_take_any_time_to_stop(self):
-        self.conf.graceful_shutdown_timeout = 0
-        self.row.enter(board.STOPPING)
-        self.look(600)
-        self.assertEqual([], self.signals)
+        for seconds in (0, -1):
+            self.conf.graceful_shutdown_timeout = seconds
+            self.row.enter(board.STOPPING)
+            self.look(600)
+            self.assertEqual([], self.signals)
 
 
 class ReloadTestCase(SupervisorTestCase):
@@ -774,9 +776,10 @@ class FailingTestCase(SupervisorTestCase):
             self.run_requests(self.sibling, 2)
         self.assertRestarted(1, 4)
 
-    def test_not_restarted_without_graceful_shutdown_timeout(self):
+    @ddt.data(0, -1)
+    def test_not_restarted_without_graceful_shutdown_timeout(self, seconds):
         # The process would go on without taking requests.
-        self.conf.graceful_shutdown_timeout = 0
+        self.conf.graceful_shutdown_timeout = seconds
         for _second in range(60):
             self.run_requests(self.row, 10, failed=True)
             self.run_requests(self.sibling, 2)
@@ -1175,6 +1178,33 @@ class ProcessTestCase(test.NoDBTestCase):
         self.look_until(lambda: self.watched.row.ticked)
         self.replace()
         self.assertIn(' in tick_once', self.stdlog.logger.output)
+
+    def test_no_signal_to_a_stopped_process_that_may_go_on(self):
+        # Threads that run while it handles the signal may crash it.
+        self.supervisor._timeout = 0
+        supervisor.CONF.service_down_time = 60
+        self.start_worker(signal.pause)
+        row = self.watched.row
+        row.tasks[0].request, row.tasks[0].stage = b'r m i', board.RUNNING
+        row.tasks[0].since = time.monotonic() - 61
+        row.threads = 1
+        self.supervisor._works -= 61
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+        self.look_until(lambda: self.watched.told)
+        self.assertIn('it runs: r m i', self.stdlog.logger.output)
+        with open(f'/proc/{self.pid}/status') as status:
+            self.assertEqual(['0' * 16], re.findall(
+                r'^ShdPnd:\s+(\w+)', status.read(), re.MULTILINE))
+
+    def test_machine_without_memory_files(self):
+        with mock.patch('os.memfd_create', side_effect=PermissionError):
+            watched = supervisor.Watched(self.watched.row)
+        self.addCleanup(os.close, watched._output)
+        os.write(watched._output, b'stacks')
+        self.assertTrue(watched.dumps(1000))
+        self.assertFalse(watched.dumps(1001))
+        self.assertEqual('stacks', watched.read())
 
     def test_stacks_of_one_that_goes_on(self):
         self.start_worker(signal.pause)
