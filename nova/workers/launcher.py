@@ -116,8 +116,9 @@ class Worker(service.ServiceBase):
         self.row.enter(board.SERVING)
         # No message has run so far.
         self._limit.open(CONF.executor_thread_pool_size)
-        if self.number == 1:
-            # One is enough to look after the records of the node.
+        if self.number == 1 and CONF.report_interval > 0:
+            # One is enough to look after the records of the node, and none is
+            # ever up without heartbeats.
             retirement.Retirement(
                 self.server, self.node, self.workers).start()
         if eventletutils.is_monkey_patched('thread'):

@@ -60,9 +60,6 @@ class Retirement:
 
     def start(self):
         """Retire what is down, and look again until nothing is left."""
-        if CONF.report_interval <= 0:
-            # No worker is ever up.
-            return
         self._server.tg.add_timer_args(CONF.service_down_time, self._run)
 
     def _run(self):

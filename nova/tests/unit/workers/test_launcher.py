@@ -295,6 +295,11 @@ class WorkerTestCase(test.NoDBTestCase):
         self.retirement.assert_called_once_with(self.server, 'node-1', 3)
         self.retirement.return_value.start.assert_called_once_with()
 
+    def test_no_records_to_look_after_without_heartbeats(self):
+        self.flags(report_interval=0)
+        self.worker(1).start()
+        self.retirement.assert_not_called()
+
     def test_on_the_board(self):
         worker, watched = self.worker(), self.watched[1]
         self.assertEqual(0, watched.row.pid)

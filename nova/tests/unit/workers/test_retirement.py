@@ -236,13 +236,6 @@ class RetirementTestCase(test.NoDBTestCase):
         self.up = {'x'}
         self.assertRaises(loopingcall.LoopingCallDone, retire._run)
 
-    def test_without_heartbeats(self):
-        # nova has a service_down_time of 0 then.
-        self.flags(report_interval=0)
-        server = mock.Mock(binary='nova-scheduler', host='x')
-        retirement.Retirement(server, 'n', 2).start()
-        server.tg.add_timer_args.assert_not_called()
-
     def test_error_is_no_end(self):
         retire = retirement.Retirement(
             mock.Mock(binary='nova-scheduler'), 'n', 2)
