@@ -30,14 +30,17 @@ CTL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
 # The folder of another Debian, whose RabbitMQ is started. tools/run.py makes
 # it and names it here.
 ROOT = os.environ.get('LAB_BROKER')
+# RabbitMQ 3.10 reads /proc, which is seen by the program alone.
+ENTER = 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"'
 
 
 def command(*arguments, root=ROOT):
-    """A command line for a program of RabbitMQ's.
+    """A command line for a program, RabbitMQ's say.
 
-    :param root: folder of the Debian that it is taken from; this one if None
+    :param root: folder of the Debian that it runs in; this one if None
     """
-    return ['chroot', root, *arguments] if root else list(arguments)
+    enter = ['unshare', '--mount', 'sh', '-ec', ENTER, root]
+    return [*(enter if root else ()), *arguments]
 
 
 class Broker:

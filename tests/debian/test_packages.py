@@ -22,6 +22,7 @@ import tempfile
 import psutil
 
 from lab import process
+from lab.servers import broker
 from tests.integration import base
 
 # The folder of a Debian with nova's packages, and the release of the series.
@@ -33,9 +34,6 @@ SERVICES = ('scheduler', 'conductor')
 WORKERS = 3
 # What an installed nova is, in a Debian.
 PACKAGES = Path('usr/lib/python3/dist-packages')
-
-# The file system of processes is seen by the program alone, and gone with it.
-ENTER = 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"'
 
 
 class PackagesTestCase(base.LabTestCase):
@@ -49,9 +47,11 @@ class PackagesTestCase(base.LabTestCase):
     def run_there(self, *command, cwd='/', **environ):
         """Run a program in that Debian, which sees the processes."""
         done = subprocess.run(
-            ['unshare', '--mount', 'sh', '-ec', ENTER, ROOT, 'env',
-             f'--chdir={cwd}', *(f'{k}={v}' for k, v in environ.items()),
-             *command], text=True, stdin=subprocess.DEVNULL,
+            broker.command(
+                'env', f'--chdir={cwd}',
+                *(f'{k}={v}' for k, v in environ.items()), *command,
+                root=ROOT),
+            text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(0, done.returncode, done.stdout)
         return done.stdout
