@@ -144,8 +144,9 @@ def private(options=()):
     """
     kind = Galera if GALERA else database.PrivateMariaDB
     if not kind.available():
-        raise LabError('no Galera is installed: apt-get install galera-4'
-                       if GALERA else 'no MariaDB is installed')
+        raise LabError('no Galera is installed: apt-get install '
+                       'mariadb-server galera-4' if GALERA else
+                       'no MariaDB is installed')
     return kind(options)
 
 

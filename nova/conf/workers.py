@@ -74,7 +74,7 @@ while it runs requests, the value counts as at least twice
 
 A worker whose requests all fail, while those of other workers on its node
 succeed, is stopped and started again, unless
-``[DEFAULT] graceful_shutdown_timeout`` is 0.
+``[DEFAULT] graceful_shutdown_timeout`` is 0 or less.
 
 With 0, the stacks of a stuck worker are logged once, and nothing else is done.
 

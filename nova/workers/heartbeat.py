@@ -130,7 +130,11 @@ class Heartbeat:
             self._write()
         else:
             # A database that hangs would hold up all requests.
-            threading.Thread(target=self._write, daemon=True).start()
+            try:
+                threading.Thread(target=self._write, daemon=True).start()
+            except RuntimeError:
+                # There can be no more threads.
+                self._write()
 
     def _write(self):
         try:

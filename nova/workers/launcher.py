@@ -319,8 +319,7 @@ def launch(server, workers):
     :param server: the nova.service.Service, built but not started
     :param workers: how many workers to start, at least 1
     :returns: the launcher; its wait() keeps the workers running
-    :raises: SystemExit with 1, after one line in the log, if the node cannot
-        run beside another one
+    :raises: SystemExit with 1, after one line in the log, if that cannot be
     """
     with _refusing():
         if workers < 1:

@@ -143,8 +143,9 @@ class Watched:
         if self.row.asked and not waits:
             # No timer runs any more.
             self.row.asked = 0
-            self._signal(now)
-            return True
+            if self.doomed or not _is_stopped(self.row.pid):
+                self._signal(now)
+                return True
         return waits
 
     def read(self):

@@ -281,6 +281,13 @@ class SelfPingTestCase(HeartbeatTestCase):
         hangs.set()
         self.assertTrue(written.wait(60))
 
+    def test_no_thread_of_its_own(self):
+        self.worker.row.threads = 1
+        with mock.patch('threading.Thread.start', side_effect=RuntimeError):
+            self.run_ping(self.worker)
+        self.assertEqual([self.worker.row.host], self.written(self.worker))
+        self.assertEqual(1, self.pings(INTERVAL))
+
     def test_sent_again_where_others_begin(self):
         # A consumer of a process that was killed has it.
         self.assertEqual(1, self.pings(INTERVAL))
