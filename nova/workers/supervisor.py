@@ -120,7 +120,10 @@ class Watched:
 
     def _signal(self, now):
         self._grew, self._patience = now, DUMP_TIME
-        _kill(self.row.pid, DUMP_SIGNAL)
+        # One that was stopped would handle it as it goes on, while its threads
+        # run, and might crash.
+        if self.doomed or not _is_stopped(self.row.pid):
+            _kill(self.row.pid, DUMP_SIGNAL)
 
     def kill_later(self, seconds):
         """In the parent: kill the worker if it still runs then.
@@ -143,9 +146,8 @@ class Watched:
         if self.row.asked and not waits:
             # No timer runs any more.
             self.row.asked = 0
-            if self.doomed or not _is_stopped(self.row.pid):
-                self._signal(now)
-                return True
+            self._signal(now)
+            return True
         return waits
 
     def read(self):
@@ -567,10 +569,7 @@ class Supervisor:
                                 'host': row.host, 'pid': row.pid,
                                 'stalled': stalled,
                                 'requests': row.requests() or 'nothing'})
-                # It would handle the signal as it goes on, while its threads
-                # run, and might crash.
-                if not _is_stopped(row.pid):
-                    self._dump(watched, now)
+                self._dump(watched, now)
 
 
 def make_log_locks():
