@@ -166,10 +166,8 @@ class Health:
                 return
             connections = self._connections()
             if len(connections) >= CONNECTIONS:
-                oldest = min(connections, key=lambda key: key.data['since'])
-                # It may have asked meanwhile.
-                self._talk(oldest)
-                self._drop(oldest)
+                self._give_up(
+                    min(connections, key=lambda key: key.data['since']))
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ, {
                 'since': time.monotonic(), 'request': b'', 'answer': b''})
@@ -202,7 +200,12 @@ class Health:
     def _drop_slow(self, now):
         for key in self._connections():
             if now - key.data['since'] > REQUEST_TIME:
-                self._drop(key)
+                self._give_up(key)
+
+    def _give_up(self, key):
+        # The client may have asked since, as while the host was suspended.
+        self._talk(key)
+        self._drop(key)
 
     def _drop(self, key):
         try:

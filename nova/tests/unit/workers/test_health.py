@@ -432,27 +432,49 @@ class ServeTestCase(HealthBase):
         # The oldest had to go.
         self.assertEqual(b'', socks[0].recv(1))
 
-    def test_burst(self):
-        self.start()
+    def suspend(self):
+        """Have it stop while a client is told.
+
+        :returns: the client's socket, and an event that has it go on
+        """
         told = self.health.workers
-        asked, all_are_there = threading.Event(), threading.Event()
+        asked, go_on = threading.Event(), threading.Event()
 
         def workers():
             asked.set()
-            all_are_there.wait(30)
+            go_on.wait(30)
             return told()
 
         self.useFixture(test.fixtures.MockPatchObject(
             self.health, 'workers', workers))
-        clients = [self.connect()]
-        clients[0].sendall(b'GET /workers HTTP/1.0\r\n\r\n')
+        sock = self.connect()
+        sock.sendall(b'GET /workers HTTP/1.0\r\n\r\n')
         self.assertTrue(asked.wait(30))
+        return sock, go_on
+
+    def test_burst(self):
+        self.start()
+        sock, go_on = self.suspend()
+        clients = [sock]
         for _number in range(200):
             clients.append(self.connect())
             clients[-1].sendall(b'GET /health HTTP/1.0\r\n\r\n')
-        all_are_there.set()
+        go_on.set()
         for sock in clients:
             self.assertEqual(b'HTTP/1.1 200', sock.recv(12))
+
+    def test_asked_while_suspended(self):
+        self.start()
+        sock = self.connect()
+        _other, go_on = self.suspend()
+        sock.sendall(b'GET /health HTTP/1.0\r\n\r\n')
+        # The time of all clients is over when it goes on.
+        self.useFixture(test.fixtures.MockPatchObject(
+            health, 'REQUEST_TIME', -1))
+        self.useFixture(test.fixtures.MockPatchObject(
+            supervisor, 'INTERVAL', 0))
+        go_on.set()
+        self.assertEqual(b'HTTP/1.1 200', sock.recv(12))
 
     def test_long_answer(self):
         self.start()
