@@ -74,6 +74,23 @@ def _upgrade(stage):
         time.sleep(PAUSE)
 
 
+def _replicas_gone(stage):
+    # As just after the restart of two nodes, but for longer.
+    broker = stage.servers.broker
+
+    def replicas(change):
+        for node in broker.nodes[1:]:
+            broker.ctl('eval', 'rabbit_stream_queue:%s_replica'
+                       '(<<"/">>, <<"%s_fanout">>, \'%s\').' % (
+                           change, rpc.TOPIC, node.name))
+
+    replicas('delete')
+    for node in broker.nodes:
+        node.ctl('close_all_connections', 'lab')
+    time.sleep(messaging.OUTAGE)
+    replicas('add')
+
+
 def _fault(name, title, act, after=35, **options):
     return fault.Fault(name, title, act, after, ends=True, **options)
 
@@ -124,6 +141,8 @@ RABBITMQ = (
     _fault('home-killed', 'the node of classic queues killed', _killed, 60,
            around=messaging.anew, conf=CLASSIC),
     _fault('leader-moved', 'leader of a quorum queue moved', _move, 15),
+    _fault('replicas-gone', 'nodes without a replica of a stream',
+           _replicas_gone, 35),
     _fault('upgrade', 'RabbitMQ restarted, node by node', _upgrade, 35),
 )
 
