@@ -27,6 +27,9 @@ LOG = logging.getLogger(__name__)
 # So it sends heartbeats, and notices when the broker has gone.
 _THREAD_WAIT = 0.1
 _CONNECTION_WAIT = 0.001
+# Seconds to find a host that answers: longer than one takes that is silent, or
+# the same host may come up again and again.
+_RECONNECT_TIME = 10
 
 
 def limit_listener(server, limit, on_reconnect):
@@ -118,7 +121,19 @@ class _Deliveries:
             self._deliveries = collections.deque(
                 delivery for delivery in self._deliveries
                 if delivery[0] is not consumer)
-            begin(conn, tag)
+            try:
+                begin(conn, tag)
+            except conn.connection.channel_errors as exc:
+                if (exc.code, exc.method_name) != (406, 'Basic.consume'):
+                    raise
+                # A host that has no running replica of a stream, as just
+                # after its restart, would refuse again, and keep the other
+                # consumers from it. kombu goes on to the next host.
+                raise conn.connection.recoverable_connection_errors[0](
+                    str(exc)) from exc
+            # What one consumer delivers while others begin would wait for the
+            # next event of the connection.
+            conn._consume_loop_stopped = True
             if begun and consumer.type == 'fanout':
                 self._on_reconnect()
             begun = True
@@ -129,8 +144,12 @@ class _Deliveries:
             (consumer, message))
 
     def _consume_or_acknowledge(self, timeout=None):
-        # Until the consumers begin anew, what they had delivered is not ours.
-        if self._deliveries and not self._listener.conn._new_tags:
+        conn = self._listener.conn.connection
+        if conn._new_tags:
+            # Until the consumers begin anew, what they had delivered is not
+            # ours.
+            timeout = _RECONNECT_TIME
+        elif self._deliveries:
             if self._limit.acquire(0):
                 try:
                     self._listener(self._deliveries.popleft()[1])
@@ -144,4 +163,7 @@ class _Deliveries:
                 # tells.
                 self._limit.release()
             timeout = _CONNECTION_WAIT
-        self._consume(timeout=timeout)
+        try:
+            self._consume(timeout=timeout)
+        finally:
+            conn._consume_loop_stopped = self._listener._shutdown.is_set()

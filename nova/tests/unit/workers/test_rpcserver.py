@@ -13,6 +13,7 @@
 import threading
 from unittest import mock
 
+import amqp
 import ddt
 import oslo_messaging as messaging
 from oslo_messaging._drivers import amqpdriver
@@ -27,6 +28,7 @@ from nova.objects import base as objects_base
 from nova import rpc
 from nova import test
 from nova.workers import board
+from nova.workers import deliveries
 from nova.workers import rpcserver
 
 CONF = nova.conf.CONF
@@ -283,6 +285,7 @@ class Connection:
     """That of oslo.messaging to RabbitMQ, as far as the listener sees it."""
 
     channel = 'channel'
+    connection = amqp.Connection
     # Whether the next declaration or consumer finds no queue.
     lacks_queue = ends_channel = False
 
@@ -292,8 +295,10 @@ class Connection:
         self._consumers = {self.topic: 1, self.fanout: 2}
         self._new_tags = set()
         self.arriving = []
+        self.backlog = []
         self.order = []
-        self.lost = False
+        self.timeouts = []
+        self.lost = self._consume_loop_stopped = False
 
     def _set_qos(self, channel):
         self.order.append((channel, self.rabbit_qos_prefetch_count))
@@ -305,9 +310,15 @@ class Connection:
         self._new_tags.clear()
 
     def consume(self, timeout):
+        self.timeouts.append(timeout)
         if self.lost or self._new_tags:
             self.lost = False
             self.connect()
+            if self.backlog:
+                # It comes before the broker confirms the last consumer.
+                self.topic.callback(self.backlog.pop())
+        if self._consume_loop_stopped:
+            return
         if not self.arriving:
             raise driver_common.Timeout
         consumer, message = self.arriving.pop(0)
@@ -324,6 +335,7 @@ class ConnectionContext:
         return getattr(self.connection, name)
 
 
+@ddt.ddt
 class HoldBackTestCase(RPCServerTestCase):
     """With the listener of an oslo.messaging that has no limits."""
 
@@ -440,6 +452,41 @@ class HoldBackTestCase(RPCServerTestCase):
         self.poll(None)
         old.acknowledge.assert_not_called()
 
+    def test_time_to_find_another_host(self):
+        self.listener._current_timeout = 0.001
+        self.conn._new_tags = {1, 2}
+        self.listener.poll(timeout=0.01)
+        self.assertEqual(deliveries._RECONNECT_TIME, self.conn.timeouts[0])
+        self.assertGreater(0.1, self.conn.timeouts[1])
+        self.assertFalse(self.conn._consume_loop_stopped)
+
+    def test_stopped_while_it_connects(self):
+        self.conn._new_tags = {1, 2}
+        self.listener._shutdown.set()
+        self.listener.conn.consume(timeout=1)
+        self.assertTrue(self.conn._consume_loop_stopped)
+
+    def test_backlog_does_not_wait_for_the_next_message(self):
+        self.conn._new_tags = {1, 2}
+        self.conn.backlog += [Message('one')]
+        self.poll('one')
+        self.assertEqual(1, len(self.conn.timeouts))
+
+    @ddt.data(
+        (406, (60, 20), amqp.RecoverableConnectionError),
+        (406, (60, 80), amqp.PreconditionFailed),
+        (403, (60, 20), amqp.AccessRefused))
+    @ddt.unpack
+    def test_consumer_is_refused(self, code, method, expected):
+        # Another host may have the stream, but refuses what is wrong, too.
+        refusal = amqp.error_for_code(
+            code, 'no running replica', method, amqp.ChannelError)
+        with mock.patch.object(self.conn, 'order') as order:
+            order.append.side_effect = [None, refusal]
+            exc = self.assertRaises(
+                expected, self.conn.topic.consume, self.conn, 1)
+        self.assertIn('no running replica', str(exc))
+
     def test_stream_is_read_on_from_what_waits(self):
         self.limit.acquire()
         fanout = self.conn.fanout
@@ -535,6 +582,8 @@ class OsloMessagingTestCase(test.NoDBTestCase):
         listener = adapter._poll_style_listener
         self.assertEqual([], listener.incoming)
         self.assertIsInstance(listener.conn._new_tags, set)
+        self.assertIs(False, listener.conn.connection._consume_loop_stopped)
+        self.assertFalse(listener._shutdown.is_set())
         self.assertIsNotNone(listener.conn.channel)
         self.assertEqual(['fanout', 'topic', 'topic'], sorted(
             consumer.type for consumer in listener.conn._consumers))
