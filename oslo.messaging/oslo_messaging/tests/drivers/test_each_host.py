@@ -12,6 +12,8 @@
 
 from unittest import mock
 
+from amqp import exceptions as amqp_ex
+import fixtures
 import kombu
 import testscenarios
 
@@ -50,3 +52,90 @@ class TestEachHost(test_utils.BaseTestCase):
 
         self.assertEqual(self.attempts, len(asked))
         self.assertEqual(self.hosts, len(set(asked)))
+
+
+class TestListener(test_utils.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.config(heartbeat_timeout_threshold=0,
+                    kombu_reconnect_delay=0,
+                    group='oslo_messaging_rabbit')
+        for name, value in (
+                ('pyamqp.Transport.establish_connection', self.connect),
+                ('pyamqp.Transport.create_channel',
+                 lambda transport, connection: connection.channel),
+                ('pyamqp.Transport.drain_events', self.drain_events)):
+            self.useFixture(fixtures.MonkeyPatch(
+                f'kombu.transport.{name}', value))
+        self.useFixture(fixtures.MonkeyPatch(
+            'kombu.utils.functional.sleep', lambda seconds: None))
+        self.asked = []
+        self.away = set()
+        self.errors = []
+        self.connection = impl_rabbit.Connection(
+            self.conf, oslo_messaging.TransportURL.parse(
+                self.conf, 'rabbit://host0,host1,host2'),
+            rpc_common.PURPOSE_LISTEN)
+        self.connection.declare_topic_consumer('exchange', 'topic', mock.Mock())
+        self.addCleanup(setattr, self.connection, '_consumers', {})
+
+    def connect(self, transport):
+        host = transport.client.hostname
+        self.asked.append(host)
+        if host in self.away:
+            raise ConnectionRefusedError()
+        connection = mock.MagicMock(connected=True)
+        connection.channel.basic_consume.side_effect = self.consume
+        return connection
+
+    def consume(self, *args, **kwargs):
+        if self.asked[-1] in self.without_replica:
+            raise amqp_ex.PreconditionFailed('no replica', (60, 20))
+
+    without_replica = ()
+
+    def drain_events(self, transport, connection, **kwargs):
+        raise self.errors.pop() if self.errors else TimeoutError()
+
+    def test_each_is_asked_however_short_the_timeout_is(self):
+        # That of a busy listener is.
+        first, = self.asked
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.asked.clear()
+        self.away = {'host0', 'host1', 'host2'} - {first}
+        self.errors.append(ConnectionResetError())
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.assertEqual(3, len(set(self.asked)))
+        self.assertEqual(first, self.asked[-1])
+        self.assertTrue(self.connection.connection.connected)
+
+    def test_all_are_away(self):
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.asked.clear()
+        self.away = {'host0', 'host1', 'host2'}
+        self.errors.append(ConnectionResetError())
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.assertEqual(3, len(self.asked))
+
+    def test_stopped_while_all_are_away(self):
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.asked.clear()
+        self.away = {'host0', 'host1', 'host2'}
+        self.errors.append(ConnectionResetError())
+        refuse = self.connect
+
+        def stop(transport):
+            self.connection.stop_consuming()
+            return refuse(transport)
+
+        self.useFixture(fixtures.MonkeyPatch(
+            'kombu.transport.pyamqp.Transport.establish_connection', stop))
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.assertEqual(1, len(self.asked))
+
+    def test_host_without_a_replica(self):
+        self.without_replica = self.asked[:]
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0.001)
+        self.assertEqual(2, len(set(self.asked)))
+        self.assertEqual(set(), self.connection._new_tags)

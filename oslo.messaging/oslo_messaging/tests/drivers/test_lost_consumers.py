@@ -145,6 +145,8 @@ class TestLostConsumers(LostConsumersTestCase):
         raw.ack.assert_called_once_with()
 
     def test_lost_as_the_limit_gets_free(self):
+        # The consumers begin.
+        self.listener.poll(timeout=0.1)
         raw, limit = self.deliver(), self.listener.limit
 
         def acquire(timeout):

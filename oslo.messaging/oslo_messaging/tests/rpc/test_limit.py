@@ -224,3 +224,18 @@ class TestListenerLimit(LimitTestCase):
 
         self.assertLess(1, consume.call_count)
         self.assertGreater(20, consume.call_count)
+
+    def test_delivered_while_other_consumers_begin(self):
+        # It would wait for the next event of the connection.
+        begin, raws = impl_rabbit.Consumer.consume, []
+
+        def consume(consumer, conn, tag):
+            begin(consumer, conn, tag)
+            raws.append(self.deliver())
+
+        self.useFixture(fixtures.MonkeyPatch(
+            'oslo_messaging._drivers.impl_rabbit.Consumer.consume', consume))
+        with mock.patch('kombu.connection.Connection.drain_events') as drain:
+            self.assertEqual(1, len(self.listener.poll(timeout=30)))
+        drain.assert_not_called()
+        raws[0].ack.assert_called_once_with()
