@@ -86,13 +86,16 @@ OPTIONS = {'integration': ('--concurrency', '6'), 'stuck': ('--serial',)}
 TIMED = ('integration', 'stuck')
 
 # The integration tests of the main cases, which ``test`` has.
-MAIN = ('test_scheduler|test_replaced|test_blocked|test_records|'
-        'test_inventory|test_upgrade|test_stop')
+MAIN = (r'integration\.test_(scheduler|replaced|blocked|records|inventory|'
+        r'upgrade|stop)\.')
 
 # Of the integration tests, what is run for releases that are not the newest;
 # so few that more processes would only make more databases and brokers.
 SHORT = ('WorkerHostsTestCase.test_a_day_in_the_life|KollaTestCase',
          '--concurrency', '2')
+# And for those between the oldest and the newest, in the mode that is the
+# default.
+SHORTEST = ('test_scheduler.WorkerHostsTestCase.test_a_day_in_the_life_1',)
 
 # Minutes on two cores, once the environments are there.
 MINUTES = {'quick': 2, 'test': 20, 'all': 60}
@@ -206,7 +209,7 @@ def main_cases(release, tree, python, args=()):
             suite('integration', release, tree, python, args or (MAIN,)))
 
 
-def short(release, tree, python, unit=True, nova=True):
+def short(release, tree, python, unit=True, nova=True, integration=SHORT):
     """The steps for a release that is not the newest.
 
     That is the series' own tests and those of nova for what it edits, in the
@@ -215,6 +218,7 @@ def short(release, tree, python, unit=True, nova=True):
 
     :param unit: whether the series' own unit tests are among them
     :param nova: whether nova's own tests are among them
+    :param integration: which of the integration tests
     """
     modes = release.modes[:1]
     names = sorted(set(check.touched(release, tree)['unit'])
@@ -224,7 +228,7 @@ def short(release, tree, python, unit=True, nova=True):
              ] * nova +
             suite('functional', release, tree, python,
                   modes=suites.modes(release, 'functional')[:1]) +
-            suite('integration', release, tree, python, SHORT) +
+            suite('integration', release, tree, python, integration) +
             companion(release, tree, python, kinds='A'))
 
 
@@ -273,8 +277,10 @@ def everything(release, tree, python):
     for other in others:
         # What the series edits is the same in all, or close to that. The
         # oldest is the most different.
+        oldest = other is others[-1]
         steps += named(other[0].name, short(
-            *other, unit=other is others[-1], nova=False))
+            *other, unit=oldest, nova=False,
+            integration=SHORT if oldest else SHORTEST))
     if debian.available():
         steps += named('RabbitMQ 4.3', suite(
             'integration', release, tree, python, SHORT),

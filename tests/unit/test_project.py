@@ -252,7 +252,10 @@ class TestShort(testtools.TestCase):
         names = ''.join(
             f'{path.stem}\n{path.read_text()}' for path in
             (ROOT / 'tests' / 'integration').glob('test_*.py'))
-        for name in re.split('[|.]', f'{run.MAIN}|{run.SHORT[0]}'):
+        modules = re.search(r'\((.*)\)', run.MAIN)[1].split('|')
+        for name in (*(f'test_{module}' for module in modules), *re.split(
+                '[|.]', f'{run.SHORT[0]}|{run.SHORTEST[0]}'.removesuffix(
+                    '_1'))):
             self.assertRegex(names, rf'(?m)^(    def |class )?{name}\b')
 
 
