@@ -86,6 +86,7 @@ class _Deliveries:
         self._listener = listener
         self._limit = limit
         self._on_reconnect = on_reconnect
+        self._left = None
         self._deliveries: collections.deque = collections.deque()
         conn = listener.conn
         self._consume = conn.consume
@@ -127,8 +128,8 @@ class _Deliveries:
                 if (exc.code, exc.method_name) != (406, 'Basic.consume'):
                     raise
                 # A host that has no running replica of a stream, as just
-                # after its restart, would refuse again, and keep the other
-                # consumers from it. kombu goes on to the next host.
+                # after its restart, would refuse all consumers again.
+                self._leave_host(conn.connection)
                 raise conn.connection.recoverable_connection_errors[0](
                     str(exc)) from exc
             # What one consumer delivers while others begin would wait for the
@@ -142,6 +143,15 @@ class _Deliveries:
         consumer.consume = consume
         consumer.callback = lambda message: self._deliveries.append(
             (consumer, message))
+
+    def _leave_host(self, connection):
+        # With kombu 5.7 the error takes it to the next host. Older versions
+        # connect to the same one again.
+        host = connection.hostname, connection.port
+        if host == self._left:
+            connection.maybe_switch_next()
+            host = None
+        self._left = host
 
     def _consume_or_acknowledge(self, timeout=None):
         conn = self._listener.conn.connection

@@ -285,12 +285,16 @@ class Connection:
     """That of oslo.messaging to RabbitMQ, as far as the listener sees it."""
 
     channel = 'channel'
-    connection = amqp.Connection
     # Whether the next declaration or consumer finds no queue.
     lacks_queue = ends_channel = False
 
     def __init__(self, prefetch_count):
         self.rabbit_qos_prefetch_count = prefetch_count
+        self.connection = mock.Mock(
+            hostname='one', port=5672,
+            channel_errors=amqp.Connection.channel_errors,
+            recoverable_connection_errors=(
+                amqp.Connection.recoverable_connection_errors))
         self.topic, self.fanout = Consumer('topic'), Consumer('fanout')
         self._consumers = {self.topic: 1, self.fanout: 2}
         self._new_tags = set()
@@ -479,13 +483,25 @@ class HoldBackTestCase(RPCServerTestCase):
     @ddt.unpack
     def test_consumer_is_refused(self, code, method, expected):
         # Another host may have the stream, but refuses what is wrong, too.
+        exc = self.refuse(expected, code, method)
+        self.assertIn('no running replica', str(exc))
+
+    def refuse(self, expected, code=406, method=(60, 20)):
         refusal = amqp.error_for_code(
             code, 'no running replica', method, amqp.ChannelError)
         with mock.patch.object(self.conn, 'order') as order:
             order.append.side_effect = [None, refusal]
-            exc = self.assertRaises(
+            return self.assertRaises(
                 expected, self.conn.topic.consume, self.conn, 1)
-        self.assertIn('no running replica', str(exc))
+
+    def test_another_host_than_that_which_has_refused(self):
+        # Some versions of kombu go on by themselves, and some do not.
+        connection = self.conn.connection
+        for host, switches in (('one', 0), ('two', 0), ('two', 1), ('two', 1),
+                               ('two', 2)):
+            connection.hostname = host
+            self.refuse(amqp.RecoverableConnectionError)
+            self.assertEqual(switches, connection.maybe_switch_next.call_count)
 
     def test_stream_is_read_on_from_what_waits(self):
         self.limit.acquire()
