@@ -230,7 +230,7 @@ FAULTS = (
                 35, ends=True),
     fault.Fault('rabbitmq-silent', 'RabbitMQ silent', silent, 35, ends=True,
                 boxes=('broker',)),
-    fault.Fault('rabbitmq-half-open', 'RabbitMQ, half-open', half_open, 100,
+    fault.Fault('rabbitmq-half-open', 'RabbitMQ, half-open', half_open, 140,
                 boxes=('broker',)),
     fault.Fault('rabbitmq-alarm', 'RabbitMQ in alarm', _alarm, 35, ends=True),
     fault.Fault('connections-closed', 'all connections closed, 3 times',
