@@ -64,6 +64,11 @@ class Broker:
         """The URL as oslo.messaging takes it."""
         return self.url.replace('amqp://', 'rabbit://', 1)
 
+    @property
+    def callers_url(self):
+        """The URL for the lab's own callers."""
+        return self.transport_url
+
     def _connection(self):
         return kombu.Connection(self.url, connect_timeout=3)
 

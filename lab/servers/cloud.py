@@ -554,7 +554,7 @@ class Cloud:
 
     def client(self, topic=rpc.TOPIC):
         """An RPC client of its own; use it in a ``with``."""
-        return rpc.Client(self.broker.transport_url, topic, self._options())
+        return rpc.Client(self.broker.callers_url, topic, self._options())
 
     def _options(self):
         rabbit = {**self.broker.options,

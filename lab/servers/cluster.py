@@ -64,9 +64,13 @@ class Cluster(broker.PrivateBroker):
 
     @property
     def transport_url(self):
-        return 'rabbit://%s/' % ','.join(
-            node.url.removeprefix('amqp://').rstrip('/')
-            for node in self.nodes)
+        return _url(self.nodes)
+
+    @property
+    def callers_url(self):
+        # Not of the first, which faults lose: callers that happen to be on a
+        # node that is cut off lose all their calls, whoever serves.
+        return _url(self.nodes[1:])
 
     @property
     def ports(self):
@@ -97,10 +101,11 @@ class Cluster(broker.PrivateBroker):
         name, = self.ctl('eval', LOOK_UP % queue + 'amqqueue:qnode(Queue).')
         return next(node for node in self.nodes if node.name in name)
 
-    def move(self, queue):
-        """Have another node lead a quorum queue."""
+    def move(self, queue, other=None):
+        """Have another node lead a quorum queue, any if None."""
         home = self.home(queue)
-        other = next(node for node in self.nodes if node is not home)
+        if other is None:
+            other = next(node for node in self.nodes if node is not home)
         self.ctl('eval', LOOK_UP % queue + 'rabbit_quorum_queue:'
                  "transfer_leadership(Queue, '%s')." % other.name)
 
@@ -139,6 +144,11 @@ class Cluster(broker.PrivateBroker):
     def __exit__(self, *exc):
         for node in self.nodes:
             node.__exit__()
+
+
+def _url(nodes):
+    return 'rabbit://%s/' % ','.join(
+        node.url.removeprefix('amqp://').rstrip('/') for node in nodes)
 
 
 def _runs(node):

@@ -18,6 +18,7 @@ import time
 
 from lab.measure.faults import fault
 from lab.measure.faults import messaging
+from lab import process
 from lab import rpc
 from lab.servers import database
 
@@ -32,7 +33,14 @@ CLASSIC = {'oslo_messaging_rabbit': {
 
 def _home(stage):
     """The node that has the queue of all schedulers, or its leader."""
-    return stage.servers.broker.home(rpc.TOPIC)
+    broker = stage.servers.broker
+    if stage.fault.conf is not CLASSIC:
+        first = broker.nodes[0]
+        if broker.home(rpc.TOPIC) is not first:
+            broker.move(rpc.TOPIC, first)
+            process.wait(lambda: broker.home(rpc.TOPIC) is first, 30,
+                         'another node to lead the queue')
+    return broker.home(rpc.TOPIC)
 
 
 def _killed(stage):
