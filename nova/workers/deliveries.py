@@ -27,8 +27,8 @@ LOG = logging.getLogger(__name__)
 # So it sends heartbeats, and notices when the broker has gone.
 _THREAD_WAIT = 0.1
 _CONNECTION_WAIT = 0.001
-# Seconds to find a host that answers: longer than one takes that is silent, or
-# the same host may come up again and again.
+# Seconds to find a host that answers. A silent one takes five and a pause, so
+# with less each search would end at that host.
 _RECONNECT_TIME = 10
 
 
@@ -133,7 +133,8 @@ class _Deliveries:
                 raise conn.connection.recoverable_connection_errors[0](
                     str(exc)) from exc
             # What one consumer delivers while others begin would wait for the
-            # next event of the connection.
+            # next event of the connection. So consume() returns once they have
+            # begun.
             conn._consume_loop_stopped = True
             if begun and consumer.type == 'fanout':
                 self._on_reconnect()
@@ -177,3 +178,5 @@ class _Deliveries:
             self._consume(timeout=timeout)
         finally:
             conn._consume_loop_stopped = self._listener._shutdown.is_set()
+            if not conn._new_tags:
+                self._left = None

@@ -203,7 +203,7 @@ class Health:
                 self._give_up(key)
 
     def _give_up(self, key):
-        # The client may have asked since, as while the host was suspended.
+        # The client may have asked since, as while this process did not run.
         self._talk(key)
         self._drop(key)
 

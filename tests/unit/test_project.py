@@ -38,7 +38,7 @@ SPECS = ROOT / 'specs' / '2027.1' / 'approved'
 # Of code. Reviewers are promised no more.
 MOST_EDITED_LINES = 250
 MOST_PATCHES = 30
-MOST_PATCH_LINES = 1325
+MOST_PATCH_LINES = 1332
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',
         'critical', 'security', 'fixes', 'other'}
@@ -254,8 +254,7 @@ class TestShort(testtools.TestCase):
             (ROOT / 'tests' / 'integration').glob('test_*.py'))
         modules = re.search(r'\((.*)\)', run.MAIN)[1].split('|')
         for name in (*(f'test_{module}' for module in modules), *re.split(
-                '[|.]', f'{run.SHORT[0]}|{run.SHORTEST[0]}'.removesuffix(
-                    '_1'))):
+                '[|.]', f'{run.SHORT[0]}|{run.SHORTEST}')):
             self.assertRegex(names, rf'(?m)^(    def |class )?{name}\b')
 
 

@@ -137,3 +137,23 @@ class TestListener(test_utils.BaseTestCase):
             self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
         self.assertEqual(there, self.asked[-1])
         self.assertEqual(set(), self.connection._new_tags)
+
+    def test_refused_twice_at_different_times(self):
+        # The last host that has refused is forgotten when one accepts.
+        for _time in range(2):
+            there = self.asked[-1]
+            self.without_replica = {'host0', 'host1', 'host2'} - {there}
+            self.errors.append(ConnectionResetError())
+            for _call in range(3):
+                self.assertRaises(
+                    rpc_common.Timeout, self.connection.consume, 0)
+            self.assertEqual(there, self.asked[-1])
+            self.assertEqual(set(), self.connection._new_tags)
+            self.assertIsNone(self.connection._left)
+
+    def test_channel_that_the_broker_closes(self):
+        # Its consumer_timeout is over, which no other host would mend.
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
+        self.errors.append(amqp_ex.PreconditionFailed('timed out', (0, 0)))
+        self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
+        self.assertEqual(1, len(self.asked))
