@@ -86,7 +86,7 @@ class _Deliveries:
         self._listener = listener
         self._limit = limit
         self._on_reconnect = on_reconnect
-        self._left = None
+        self._left: tuple | None = None
         self._deliveries: collections.deque = collections.deque()
         conn = listener.conn
         self._consume = conn.consume
@@ -151,8 +151,9 @@ class _Deliveries:
         host = connection.hostname, connection.port
         if host == self._left:
             connection.maybe_switch_next()
-            host = None
-        self._left = host
+            self._left = None
+        else:
+            self._left = host
 
     def _consume_or_acknowledge(self, timeout=None):
         conn = self._listener.conn.connection
