@@ -86,7 +86,6 @@ class _Deliveries:
         self._listener = listener
         self._limit = limit
         self._on_reconnect = on_reconnect
-        self._left: tuple | None = None
         self._deliveries: collections.deque = collections.deque()
         conn = listener.conn
         self._consume = conn.consume
@@ -97,6 +96,7 @@ class _Deliveries:
     def _keep(self, consumer):
         begin, declare = consumer.consume, consumer.declare
         begun = False
+        refused_by: tuple | None = None
 
         def declare_with_prefetch(conn):
             declare(conn)
@@ -108,7 +108,7 @@ class _Deliveries:
             conn._set_qos(conn.channel)
 
         def consume(conn, tag):
-            nonlocal begun
+            nonlocal begun, refused_by
             # py-amqp may have opened the same channel again, and a stream is
             # read on from another offset than that of its declaration.
             consumer._declared_on = None
@@ -128,10 +128,16 @@ class _Deliveries:
                 if (exc.code, exc.method_name) != (406, 'Basic.consume'):
                     raise
                 # A host that has no running replica of a stream, as just
-                # after its restart, would refuse all consumers again.
-                self._leave_host(conn.connection)
+                # after its restart, would refuse all consumers again. With
+                # kombu 5.7 the error takes the connection to the next host.
+                # Older versions connect to the same one again.
+                host = conn.connection.hostname, conn.connection.port
+                if host == refused_by:
+                    conn.connection.maybe_switch_next()
+                refused_by = None if host == refused_by else host
                 raise conn.connection.recoverable_connection_errors[0](
                     str(exc)) from exc
+            refused_by = None
             # What one consumer delivers while others begin would wait for the
             # next event of the connection. So consume() returns once they have
             # begun.
@@ -144,16 +150,6 @@ class _Deliveries:
         consumer.consume = consume
         consumer.callback = lambda message: self._deliveries.append(
             (consumer, message))
-
-    def _leave_host(self, connection):
-        # With kombu 5.7 the error takes it to the next host. Older versions
-        # connect to the same one again.
-        host = connection.hostname, connection.port
-        if host == self._left:
-            connection.maybe_switch_next()
-            self._left = None
-        else:
-            self._left = host
 
     def _consume_or_acknowledge(self, timeout=None):
         conn = self._listener.conn.connection
@@ -179,5 +175,3 @@ class _Deliveries:
             self._consume(timeout=timeout)
         finally:
             conn._consume_loop_stopped = self._listener._shutdown.is_set()
-            if not conn._new_tags:
-                self._left = None
