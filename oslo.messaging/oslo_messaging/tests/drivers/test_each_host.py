@@ -24,6 +24,8 @@ from oslo_messaging.tests import utils as test_utils
 
 load_tests = testscenarios.load_tests_apply_scenarios
 
+HOSTS = {'host0', 'host1', 'host2'}
+
 
 class TestEachHost(test_utils.BaseTestCase):
 
@@ -100,14 +102,14 @@ class TestListener(test_utils.BaseTestCase):
     def lose(self, there=None):
         """Have it connect, and lose that while one host is there."""
         self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
-        self.away = {'host0', 'host1', 'host2'} - {there}
+        self.away = HOSTS - {there}
         self.asked.clear()
         self.errors.append(ConnectionResetError())
         # The timeout of a busy listener is over by then.
         self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
 
     def test_each_is_asked_however_short_the_timeout_is(self):
-        there = min({'host0', 'host1', 'host2'} - set(self.asked))
+        there = min(HOSTS - set(self.asked))
         self.lose(there)
         self.assertEqual(there, self.asked[-1])
         self.assertTrue(self.connection.connection.connected)
@@ -130,10 +132,10 @@ class TestListener(test_utils.BaseTestCase):
         self.assertEqual(1, len(self.asked))
 
     def test_hosts_without_a_replica(self):
-        there = min({'host0', 'host1', 'host2'} - set(self.asked))
-        self.without_replica = {'host0', 'host1', 'host2'} - {there}
+        there = min(HOSTS - set(self.asked))
+        self.without_replica = HOSTS - {there}
         for _time in range(3):
-            # A second, or ten, where it has to wait.
+            # Older versions of kombu ask each host twice.
             self.assertRaises(rpc_common.Timeout, self.connection.consume, 0)
         self.assertEqual(there, self.asked[-1])
         self.assertEqual(set(), self.connection._new_tags)
@@ -142,7 +144,7 @@ class TestListener(test_utils.BaseTestCase):
         # The last host that has refused is forgotten when one accepts.
         for _time in range(2):
             there = self.asked[-1]
-            self.without_replica = {'host0', 'host1', 'host2'} - {there}
+            self.without_replica = HOSTS - {there}
             self.errors.append(ConnectionResetError())
             for _call in range(3):
                 self.assertRaises(
