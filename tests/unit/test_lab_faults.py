@@ -14,12 +14,20 @@
 
 import datetime
 import math
+import mmap
+import os
+from pathlib import Path
+import runpy
+import signal
+import threading
+import time
 import types
 from unittest import mock
 
 import fixtures
 import testtools
 
+import lab
 from lab.commands import faults as command
 from lab import LabError
 from lab.measure import faults
@@ -27,6 +35,7 @@ from lab.measure.faults import stage
 from lab.measure.faults import verdicts
 from lab.servers import database
 
+INJECT = Path(lab.__file__).parent / 'faults/inject/sitecustomize.py'
 HOSTS = {'node-worker-1', 'node-worker-2'}
 WORKERS = {11: 'node worker 1', 12: 'node worker 2'}
 
@@ -205,6 +214,52 @@ class TestFaults(testtools.TestCase):
         self.assertEqual(len(names), len(set(names)))
         titles = [fault.title for fault in faults.FAULTS]
         self.assertEqual(len(titles), len(set(titles)))
+
+
+class TestInject(testtools.TestCase):
+
+    def test_no_thread_runs_while_the_gil_is_held(self):
+        """Whatever signal arrives: one has a worker write its stacks."""
+        turns = mmap.mmap(-1, mmap.PAGESIZE)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                _hold_gil(turns, writer)
+            finally:
+                os._exit(1)
+        self.addCleanup(os.waitpid, pid, 0)
+        self.addCleanup(os.kill, pid, signal.SIGKILL)
+        os.close(writer)
+        with open(reader, 'rb', buffering=0) as output:
+            self.assertEqual(b'soon', output.read(4))
+            before = None
+            while turns[:8] != before:
+                before = turns[:8]
+                time.sleep(0.3)
+            for _signal in range(5):
+                os.kill(pid, signal.SIGUSR1)
+                # What wrote this needs no GIL. Python code would run next.
+                self.assertEqual(bytes([signal.SIGUSR1]), output.read(1))
+                time.sleep(0.05)
+            self.assertEqual(before, turns[:8])
+
+
+def _hold_gil(turns, output):
+    """Hold the GIL, beside a thread that counts its turns."""
+    def count():
+        while True:
+            turns[:8] = (int.from_bytes(turns[:8], 'big') + 1).to_bytes(
+                8, 'big')
+            time.sleep(0.001)
+
+    hold_gil = runpy.run_path(str(INJECT))['hold_gil']
+    os.set_blocking(output, False)
+    signal.signal(signal.SIGUSR1, lambda *_args: None)
+    signal.set_wakeup_fd(output)
+    threading.Thread(target=count, daemon=True).start()
+    os.write(output, b'soon')
+    hold_gil(600)
 
 
 class TestRecord(testtools.TestCase):

@@ -59,12 +59,16 @@ casts = []
 
 def hold_gil(seconds):
     import ctypes
-    # Unlike CDLL, PyDLL does not release the GIL for the call. Only a signal
-    # ends it early, and what is left is returned.
-    sleep = ctypes.PyDLL(None).sleep
-    left = int(seconds)
-    while left:
-        left = sleep(left)
+    # Unlike CDLL, PyDLL does not release the GIL for the call. Who locks a
+    # mutex once more waits until the time of the wall clock that is given. A
+    # signal does not end that, as it would end sleep(): Python code would run
+    # then, and other threads would get the GIL.
+    libc = ctypes.PyDLL(None)
+    mutex = ctypes.create_string_buffer(64)
+    end = divmod(time.clock_gettime_ns(time.CLOCK_REALTIME), 10 ** 9)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_timedlock(mutex, (ctypes.c_long * 2)(
+        end[0] + int(seconds), end[1]))
 
 
 def block(method):
