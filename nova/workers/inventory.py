@@ -121,7 +121,7 @@ class Inventory:
         :raises: oslo_db.exception.DBError and its like
         """
         records = objects.ServiceList.get_all(self._context)
-        nodes = self._nodes(records) | {node}
+        nodes = self._nodes(records, node) | {node}
         workers = [self._worker(record, nodes) for record in records
                    if record.binary in binaries]
         return sorted(
@@ -132,17 +132,20 @@ class Inventory:
                 worker.node, worker.number or 0, worker.binary))
 
     @staticmethod
-    def _nodes(records):
+    def _nodes(records, node):
         """The hosts that are known to be the names of nodes.
 
         The name of a node may look like a worker host (k8s-worker-1). It is
-        one if it has workers or services of other binaries.
+        one if it has workers or services of other binaries; but who asks for
+        the workers of node k8s knows that k8s is a node, and then a compute
+        may have the name of a worker.
         """
         nodes = set()
         for record in records:
             worker = identity.parse(record.host)
             if record.binary not in identity.TOPICS:
-                nodes.add(record.host)
+                if worker is None or worker.node != node:
+                    nodes.add(record.host)
             elif worker is not None:
                 nodes.add(worker.node)
         return nodes
@@ -178,7 +181,7 @@ class Inventory:
             record = objects.Service.get_by_id(self._context, worker.record.id)
             if (record.forced_down or
                     self._servicegroup_api.service_is_up(record) or
-                    retirement.is_compute(self._context, record.host)):
+                    retirement.has_others(self._context, record.host)):
                 return False
             if not dry_run:
                 record.destroy()

@@ -33,13 +33,17 @@ CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 
-def is_compute(ctxt, host):
-    """Whether there is a compute with that host, in whatever cell."""
+def has_others(ctxt, host):
+    """Whether services that have no workers are on that host.
+
+    Those of the same database, and computes of any cell.
+    """
     if CONF.api_database.connection:
         with contextlib.suppress(exception.HostMappingNotFound):
             objects.HostMapping.get_by_host(ctxt, host)
             return True
-    return False
+    return any(record.binary not in identity.TOPICS
+               for record in objects.ServiceList.get_by_host(ctxt, host))
 
 
 class Retirement:
@@ -131,11 +135,9 @@ class Retirement:
 
         Those without worker hosts have it, or others have a worker there.
         """
-        get_by_host = objects.ServiceList.get_by_host
-        return is_compute(ctxt, record.host) or any(
-            other.binary not in identity.TOPICS for other in
-            get_by_host(ctxt, record.host)
-        ) or bool(get_by_host(ctxt, identity.worker_host(record.host, 1)))
+        return has_others(ctxt, record.host) or bool(
+            objects.ServiceList.get_by_host(
+                ctxt, identity.worker_host(record.host, 1)))
 
     def _is_down(self, record):
         # Forced down says nothing about whether the service is alive.

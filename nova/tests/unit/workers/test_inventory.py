@@ -109,6 +109,19 @@ class WorkersTestCase(InventoryTestCase):
              ('k8s-worker-2', None), ('k8s-worker-3', None),
              ('k8s-worker-3', 1)], self.names())
 
+    def test_compute_that_is_named_like_a_worker(self):
+        for number in (1, 2, 3):
+            self.record(f'k8s-worker-{number}')
+        self.record('k8s-worker-2', 'nova-compute')
+        # So it may be another node.
+        self.assertEqual([('k8s', 1), ('k8s', 3), ('k8s-worker-2', None)],
+                         self.names())
+        # A ping of the node asks all of its workers.
+        self.assertEqual([('k8s', 1), ('k8s', 2), ('k8s', 3)],
+                         self.names(node='k8s'))
+        self.assertEqual([('k8s-worker-2', None)],
+                         self.names(node='k8s-worker-2'))
+
     def test_both_binaries(self):
         # The workers of one are no evidence that a node has their name.
         for binary in ('nova-scheduler', 'nova-conductor'):
@@ -156,8 +169,8 @@ class RetireTestCase(InventoryTestCase):
 
     def setUp(self):
         super().setUp()
-        self.is_compute = self.useFixture(test.fixtures.MockPatchObject(
-            inventory.retirement, 'is_compute', return_value=False)).mock
+        self.has_others = self.useFixture(test.fixtures.MockPatchObject(
+            inventory.retirement, 'has_others', return_value=False)).mock
 
     def retire(self, now, dry_run=False):
         """Retire a worker that was down, with the record as it is now."""
@@ -177,7 +190,7 @@ class RetireTestCase(InventoryTestCase):
     @mock.patch('nova.objects.Service.destroy')
     def test_dry_run(self, destroy):
         self.assertTrue(self.retire(self.record('m', seen=3600), True))
-        self.is_compute.return_value = True
+        self.has_others.return_value = True
         self.assertFalse(self.retire(self.record('m', seen=3600), True))
         destroy.assert_not_called()
 
@@ -190,9 +203,9 @@ class RetireTestCase(InventoryTestCase):
 
     @mock.patch('nova.objects.Service.destroy')
     def test_node_of_a_compute(self, destroy):
-        self.is_compute.return_value = True
+        self.has_others.return_value = True
         self.assertFalse(self.retire(self.record('k8s-worker-1', seen=3600)))
-        self.is_compute.assert_called_once_with(self.context, 'k8s-worker-1')
+        self.has_others.assert_called_once_with(self.context, 'k8s-worker-1')
         destroy.assert_not_called()
 
     def test_gone_by_now(self):
