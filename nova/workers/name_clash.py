@@ -25,6 +25,7 @@ from nova import context
 from nova import objects
 from nova import servicegroup
 from nova.workers import identity
+from nova.workers import retirement
 
 CONF = nova.conf.CONF
 
@@ -33,27 +34,33 @@ def check(binary, node, workers):
     """Make sure that no other live node takes the messages of this one.
 
     Takes up to one and a half report_interval if the name of the node looks
-    like a worker host and there is a record of that name that is still up.
+    like a worker host and there is a record of that name that is still up, or
+    if services of other binaries have the name of one of its workers.
 
     :param binary: the binary of the services to look at
     :param node: the value of ``[DEFAULT] host``
     :param workers: how many workers the node is about to have
     :raises: ValueError, with one line for the operator, if another node does
     """
-    api = servicegroup.API()
+    api, ctxt = servicegroup.API(), context.get_admin_context()
     ours = {identity.worker_host(node, number)
             for number in range(1, workers + 1)}
     for record in objects.ServiceList.get_by_binary(
-            context.get_admin_context(), binary, include_disabled=True):
+            ctxt, binary, include_disabled=True):
         worker = identity.parse(record.host)
-        if (worker is not None and worker.node in ours and
-                api.service_is_up(record)):
+        if worker is None or not api.service_is_up(record):
+            continue
+        other = worker.node if worker.node in ours else None
+        if record.host in ours and retirement.has_others(
+                ctxt, record.host) and _is_kept_up(api, record):
+            # That node has no worker hosts, and its service has no number.
+            other = record.host
+        if other:
             raise ValueError(
-                f'[DEFAULT] host is {node}, but node {worker.node}, whose '
+                f'[DEFAULT] host is {node}, but node {other}, whose '
                 f'{binary} is up, is called like a worker of it; one of the '
                 f'two nodes has to have another name')
-        if (worker is not None and record.host == node and
-                api.service_is_up(record) and _is_kept_up(api, record)):
+        if record.host == node and _is_kept_up(api, record):
             raise ValueError(
                 f'[DEFAULT] host is {node}, but that is the name of worker '
                 f'{worker.number} of {binary} on node {worker.node}, which is '

@@ -39,7 +39,7 @@ class NameClashTestCase(test.TestCase):
         now = timeutils.utcnow()
         record = objects.Service(
             context.get_admin_context(), host=host, binary=binary,
-            topic='t', report_count=0,
+            topic=binary[5:], report_count=0,
             last_seen_up=now - datetime.timedelta(seconds=seen))
         record.create()
         return record
@@ -80,6 +80,24 @@ class NameClashTestCase(test.TestCase):
         exc = self.assertRaises(ValueError, self.check, 'n1-worker-2')
         self.assertIn('[DEFAULT] host is n1-worker-2, but that is the name of '
                       'worker 2 of nova-scheduler on node n1', str(exc))
+
+    def test_node_without_worker_hosts_that_is_called_like_a_worker(self):
+        record = self.add('n1-worker-2')
+        # This shows that it is not the record of a worker of this node.
+        self.add('n1-worker-2', binary='nova-compute')
+        self.sleep.side_effect = lambda seconds: self.beat(record)
+        exc = self.assertRaises(ValueError, self.check, 'n1')
+        self.assertIn('[DEFAULT] host is n1, but node n1-worker-2, whose '
+                      'nova-scheduler is up', str(exc))
+        # With so few workers it is not called like one.
+        self.check('n1', 1)
+
+    def test_compute_that_is_called_like_a_worker(self):
+        self.add('n1-worker-2')
+        self.add('n1-worker-2', binary='nova-compute')
+        # The workers of this node have just been stopped.
+        self.check('n1')
+        self.sleep.assert_called()
 
     @staticmethod
     def beat(record):
