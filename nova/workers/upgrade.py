@@ -41,9 +41,11 @@ def check_worker_hosts(_commands):
     :param _commands: the nova.cmd.status.UpgradeCommands that runs the check
     :returns: an upgradecheck.Result
     """
-    recorded = _recorded_hosts()
+    cells = _recorded_hosts()
     details = [detail for binary, topic in identity.TOPICS.items()
-               for detail in _details(binary, topic, recorded[binary])]
+               for detail in _details(binary, topic, [
+                   {host: seen for found, host, seen in cell
+                    if found == binary} for cell in cells])]
     if details:
         details.append(_('Set another [DEFAULT] host there.'))
     details += _settings()
@@ -53,10 +55,18 @@ def check_worker_hosts(_commands):
     return upgradecheck.Result(upgradecheck.Code.SUCCESS)
 
 
-def _details(binary, topic, recorded):
-    """What is wrong with the names of the nodes of a binary."""
-    if not CONF[topic].worker_hosts:
-        # Any name does.
+def _details(binary, topic, cells):
+    """What is wrong with the names of the nodes of a binary.
+
+    :param cells: when each host of a cell was last seen
+    """
+    try:
+        if not CONF[topic].worker_hosts:
+            # Any name does.
+            return
+    except ValueError as exc:
+        yield _('%(binary)s would not start on this node: %(error)s.') % {
+            'binary': binary, 'error': exc}
         return
     own = _error_of_this_node(topic)
     if own:
@@ -64,14 +74,16 @@ def _details(binary, topic, recorded):
         yield _('%(binary)s would not start on this node: %(error)s.') % {
             'binary': binary, 'error': own}
     # The node of a worker host was checked when the worker was started.
-    hosts = [host for host in sorted(recorded)
+    hosts = [host for host in sorted(set().union(*cells))
              if identity.parse(host) is None and _error(topic, host)]
     if hosts:
         # The records may be those of nodes that are gone.
         yield _('%(binary)s would not start on the nodes with these names, '
                 'which are too long for the queues of its workers: '
                 '%(hosts)s.') % {'binary': binary, 'hosts': ', '.join(hosts)}
-    pairs = [f'{node} and {host}' for node, host in _name_clashes(recorded)]
+    # The nodes of a cell share its database and its message broker.
+    pairs = [f'{node} and {host}' for recorded in cells
+             for node, host in _name_clashes(recorded)]
     if pairs:
         yield _('These nodes cannot run %(binary)s beside each other, as one '
                 'is called like a worker of the other: %(pairs)s.') % {
@@ -123,16 +135,12 @@ def _name_clashes(recorded):
 
 
 def _recorded_hosts():
-    """When each host was last seen, by binary, as the records say."""
+    """Binary, host and when it was last seen of the records of each cell."""
     results = context.scatter_gather_all_cells(
         context.get_admin_context(), _recorded_hosts_in_cell)
-    hosts: dict[str, dict] = {binary: {} for binary in identity.TOPICS}
-    for result in results.values():
-        # It is in the log that a cell does not answer.
-        if not context.is_cell_failure_sentinel(result):
-            for binary, host, seen in result:
-                hosts[binary][host] = seen
-    return hosts
+    # It is in the log that a cell does not answer.
+    return [result for result in results.values()
+            if not context.is_cell_failure_sentinel(result)]
 
 
 def _recorded_hosts_in_cell(ctxt):

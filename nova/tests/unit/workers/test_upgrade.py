@@ -100,8 +100,15 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
         with mock.patch.object(upgrade, 'CONF') as conf:
             type(conf).host = mock.PropertyMock(
                 side_effect=ValueError('it is not valid'))
-            conf.conductor.worker_timeout = 0
             self.assertWarning('not start on this node: it is not valid.')
+
+    def test_option_that_is_not_valid(self):
+        with mock.patch.object(upgrade, 'CONF') as conf:
+            conf.host = 'n'
+            type(conf.__getitem__.return_value).worker_hosts = (
+                mock.PropertyMock(side_effect=ValueError('no boolean')))
+            self.assertWarning('nova-scheduler would not start on this node: '
+                               'no boolean.')
 
     def test_cells_that_do_not_answer(self):
         self.results = {'down': context.did_not_respond_sentinel,
@@ -150,6 +157,16 @@ class RecordsTestCase(UpgradeTestCase, test.TestCase):
         for host in ('n1', 'n1-worker-1', 'n1-worker-12', 'k8s-worker-1'):
             self.record(host)
         self.assertWarning('n1 and n1-worker-1, n1 and n1-worker-12. Set')
+
+    def test_cells_do_not_clash(self):
+        # Each has a message broker and a database of its own.
+        self.record('n1', 'nova-conductor')
+        self.record('n1-worker-1', 'nova-conductor', cell='cell0')
+        self.assertSuccess()
+        self.record('n1-worker-1', 'nova-conductor')
+        # Nor does an old record there hide a clash here.
+        self.record('n1', 'nova-conductor', cell='cell0', seen=3600)
+        self.assertWarning('n1 and n1-worker-1. Set')
 
     def test_upgrade_of_the_node_under_way(self):
         # Its own record is not written any more.
