@@ -76,6 +76,9 @@ def _command(function):
         except _Stop as exc:
             print(exc, file=sys.stderr)
             return exc.code
+        except cfg.ConfigSourceValueError as exc:
+            print(exc, file=sys.stderr)
+            return BAD_USAGE
         except inventory.BrokerUnreachable as exc:
             print(exc, file=sys.stderr)
             return NO_BROKER

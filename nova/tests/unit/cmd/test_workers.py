@@ -96,6 +96,14 @@ class WorkerCommandsTestCase(test.NoDBTestCase):
         self.inventory.retire.assert_not_called()
         self.ping.assert_not_called()
 
+    @ddt.data('list --node', 'ping --node', 'retire --node')
+    def test_host_that_is_not_valid(self, line):
+        error = cfg.ConfigFileValueError('host is not valid')
+        with mock.patch.object(workers, '_prepare'), \
+                mock.patch.object(workers, 'CONF') as conf:
+            type(conf).host = mock.PropertyMock(side_effect=error)
+            self.assertEqual((2, '', f'{error}\n'), self.manage(line))
+
     @ddt.data('list', 'list --ping', 'ping', 'retire --all-nodes')
     def test_no_database(self, line):
         for exc in (db_exc.DBConnectionError('gone\naway'),
