@@ -51,8 +51,9 @@ def main(argv=None):
     """
     parser = argparse.ArgumentParser(
         prog='nova-worker-probe', description=__doc__.partition('\n')[0])
-    parser.add_argument('uri', help='unix:///PATH or tcp://ADDRESS:PORT, as '
-                                    'in [healthcheck] uri of the service')
+    parser.add_argument('uri', type=_uri,
+                        help='unix:///PATH or tcp://ADDRESS:PORT, as in '
+                             '[healthcheck] uri of the service')
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument('--liveness', action='store_true',
                       help='return 10 if it helps to start the service '
@@ -76,26 +77,36 @@ def main(argv=None):
     return code
 
 
+def _uri(text):
+    """The type of URIs for argparse."""
+    scheme, _found, path = text.partition('://')
+    host, _colon, port = path.rpartition(':')
+    if not (scheme == 'unix' and 0 < len(os.fsencode(path)) < 108 or
+            scheme == 'tcp' and host and port.isascii() and port.isdigit() and
+            0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no unix:///PATH or tcp://ADDRESS:PORT')
+    return text
+
+
 def _ask(uri):
     """What the service tells of its workers."""
-    scheme, found, path = uri.partition('://')
+    scheme, _found, path = uri.partition('://')
     host, _colon, port = path.rpartition(':')
     end = time.monotonic() + _TIMEOUT
-    if scheme == 'unix' and found:
+    if scheme == 'unix':
         sock = socket.socket(socket.AF_UNIX)
         # With settimeout() it fails at once where many wait to connect.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
                         struct.pack('ll', _TIMEOUT, 0))
         sock.connect(path)
-    elif scheme == 'tcp' and host:
+    else:
         try:
             sock = socket.create_connection(
                 (host.strip('[]'), int(port)), _TIMEOUT)
         except TimeoutError:
             # The host is another one, or away, or behind a firewall.
             raise ConnectionError('no connection')
-    else:
-        raise ValueError('this is no unix:///PATH or tcp://ADDRESS:PORT')
     # Not http.client, which takes more time to import than all of the rest.
     answer = b''
     with sock:

@@ -85,12 +85,14 @@ class ProbeTestCase(test.NoDBTestCase):
             '1 of 2 serve\n', self.probe('unix:///x')[2])
 
     @ddt.data('', 'unix', 'http://x', 'tcp://', 'tcp://127.0.0.1',
-              'tcp://127.0.0.1:x', 'tcp://127.0.0.1:99999', 'unix://\0',
-              '/run/nova/x.sock', 'unix:///' + 'x' * 200)
+              'tcp://127.0.0.1:x', 'tcp://127.0.0.1:99999', 'unix:/run/x',
+              '/run/nova/x.sock', 'unix://', 'unix:///' + 'x' * 200)
     def test_not_valid(self, uri):
-        code, out, err = self.probe(uri)
-        self.assertEqual((13, '', 1), (code, out, err.count('\n')))
-        self.assertEqual(0, self.probe('--liveness', uri)[0])
+        # Or a check with a typing error would pass for ever.
+        for args in ((), ('--liveness',), ('--readiness',)):
+            code, out, err = self.probe(*args, uri)
+            self.assertEqual((2, ''), (code, out))
+            self.assertIn(f'{uri!r} is no unix:///PATH or tcp://', err)
 
     @ddt.data((), ('--liveness',), ('unix:///x', 'y'), ('--x', 'unix:///x'),
               ('--liveness', '--readiness', 'unix:///x'))
