@@ -218,6 +218,8 @@ class Health:
 
     def _answer(self, request):
         method, path = [*request.split(None, 2), b'', b''][:2]
+        # Health checks may add a query, as to tell who asks.
+        path = path.partition(b'?')[0]
         if method == b'GET' and path in self._answers:
             return self._answers[path]
         code, kind, body = 404, 'text/plain; version=0.0.4', 'Not found\n'

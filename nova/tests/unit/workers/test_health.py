@@ -297,6 +297,7 @@ class ServeTestCase(HealthBase):
                          (code, kind))
         self.assertIn(b'\nopenstack_nova_worker_up{', body)
         self.assertEqual(b'', self.get('/health', 'HEAD')[2])
+        self.assertEqual(200, self.get('/health?from=balancer')[0])
         self.assertEqual(404, self.get('/')[0])
         self.assertEqual(405, self.get('/health', 'POST')[0])
         self.parent.failing = True
