@@ -232,8 +232,8 @@ class Row(ctypes.Structure):
         for task in self.busy(RUNNING, REPLYING):
             if task.request:
                 place = past.requests[past.lost % REMEMBERED]
-                place.began, place.ended = task.since, now
-                place.request = task.request
+                place.request, place.began = task.request, task.since
+                place.ended = now
                 past.lost += 1
         for part in (self, self.tasks):
             ctypes.memset(ctypes.byref(part), 0, ctypes.sizeof(part))
