@@ -76,7 +76,8 @@ A worker whose requests all fail, while those of other workers on its node
 succeed, is stopped and started again, unless
 ``[DEFAULT] graceful_shutdown_timeout`` is 0 or less.
 
-With 0, the stacks of a stuck worker are logged once, and nothing else is done.
+With 0, no worker is replaced: the requests and the stacks of a stuck worker
+are logged once.
 
 Possible values:
 
@@ -139,16 +140,16 @@ start the service again would help. ``/workers`` tells of each worker as JSON,
 and ``/metrics`` for Prometheus. It needs neither the message broker nor a
 database for that.
 
-Nobody has to log in. What is told has the names of hosts, and the ids of
-requests and instances, so have only this host reach it. A UNIX socket can be
-used by the user and the group of the service. The folder has to be there, and
-the service has to be allowed to write to it.
+There is no authentication. The answers contain host names and the ids of
+requests and instances, so make the address reachable from this host only. A
+UNIX socket can be used by the user and the group of the service. The folder
+has to be there, and the service has to be allowed to write to it.
 
 The command ``nova-worker-probe`` reads it for health checks.
 
 Possible values:
 
-* None: nothing is told.
+* Empty: the service answers nowhere.
 * A list of URIs: ``unix:///run/{binary}/health.sock``, where ``{binary}``
   stands for the name of the service, or ``tcp://127.0.0.1:8089``. The path may
   have 99 letters, digits, ``/``, ``.``, ``_`` and ``-``; the address is an IP
