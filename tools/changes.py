@@ -373,8 +373,11 @@ def _slug(subject):
 def store(release, old, new):
     """Write changes over the old ones, touching only what differs.
 
+    All of them or none.
+
     :param old: what :func:`changes` returned for the release
     :param new: the changes of each release of its base, by name
+    :raises: Error if they would replace a file that is none of theirs
     """
     there = {release.folder / change.name / name
              for change in old for name in FILES}
@@ -395,11 +398,28 @@ def store(release, old, new):
                    for name, text in zip(FILES, texts) if text}
     wanted |= {release.root / path: file
                for path, file in final(new[release.name]).items()}
-    for path in there - wanted.keys():
-        path.unlink(missing_ok=True)
-    for path, file in wanted.items():
-        if not path.is_file() or File.read(path) != file:
+    keep = set(wanted)
+    before = {path: File.read(path) for path in there | wanted.keys()
+              if path.is_file()}
+    wanted = {path: file for path, file in wanted.items()
+              if before.get(path) != file}
+    for path in wanted:
+        if path.exists() and path not in there:
+            raise Error(f'{shown(path)} is there already, and a change adds '
+                        f'such a file; nothing was written')
+    gone = there - keep
+    try:
+        for path, file in wanted.items():
             file.write(path)
+        for path in gone:
+            path.unlink(missing_ok=True)
+    except BaseException:
+        for path in (*wanted, *gone):
+            if path in before:
+                before[path].write(path)
+            else:
+                path.unlink(missing_ok=True)
+        raise
     for folder in {release.folder / change.name for change in old}:
         if not any(folder.iterdir()):
             folder.rmdir()

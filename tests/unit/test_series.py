@@ -697,6 +697,35 @@ class TestReleases(repository.RepositoryTest):
                       self.refuse('refresh', '1.0'))
         self.assertEqual(before, self.files())
 
+    def test_refresh_does_not_replace_other_files(self):
+        self.tree = self.root / 'build' / '1.0'
+        self.succeed('build', '1.0')
+        ours = (self.root / 'tools/common.py').read_text()
+        self.write('build/1.0/tools/common.py', 'X = 1\n')
+        self.git('add', 'tools')
+        self.git('commit', '-q', '-m', 'Late')
+        before = self.files()
+        self.assertIn('tools/common.py is there already, and a change adds '
+                      'such a file', self.refuse('refresh', '1.0'))
+        self.assertEqual(before, self.files())
+        self.assertEqual(ours, (self.root / 'tools/common.py').read_text())
+
+    def test_refresh_that_cannot_write(self):
+        self.tree = self.root / 'build' / '1.0'
+        self.succeed('build', '1.0')
+        self.write('build/1.0/nova/more/x.py', '')
+        # All changes after this one get another number.
+        self.git('checkout', '-q', 'base')
+        self.git('add', 'nova/more')
+        self.git('commit', '-q', '-m', 'Early')
+        self.git('cherry-pick', 'base..main')
+        self.git('branch', '-f', 'main', 'HEAD')
+        self.git('checkout', '-q', 'main')
+        self.write('nova/more', 'no folder\n')
+        before = self.files()
+        self.refuse('refresh', '1.0')
+        self.assertEqual(before, self.files())
+
     def test_refresh_of_more_than_lines(self):
         self.tree = self.root / 'build' / '1.0'
         self.succeed('build', '1.0')
