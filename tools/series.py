@@ -450,21 +450,21 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
     for name in patches:
         if name in lines or (folder / name).exists():
             raise Error(f'{folder} has {name} already')
-    patches['series'] = ''.join(f'{line}\n' for line in (*lines, *patches))
+    new, lines = '.series.new', ''.join(
+        f'{line}\n' for line in (*lines, *patches))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in patches.items():
+        for name, text in (*patches.items(), (new, lines)):
             (folder / name).write_bytes(encode(text))
+        (folder / new).replace(there)
     except BaseException as error:
         # All of it or nothing: half of a series applies as well.
-        for name in patches:
+        for name in (*patches, new):
             (folder / name).unlink(missing_ok=True)
-        if before is not None:
-            there.write_bytes(before)
         if isinstance(error, OSError):
             raise Error(f'cannot write to {folder}: {error.strerror}')
         raise
-    say(f'wrote {len(patches) - 1} patches and a quilt series to {folder}'
+    say(f'wrote {len(patches)} patches and a quilt series to {folder}'
         + ('' if signoff or layout == 'kolla'
            else ', without a Signed-off-by'))
 
