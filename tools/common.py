@@ -56,7 +56,10 @@ def guarded(name, function):
     """
     # A shell that runs a tool in the background has it ignore SIGINT.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)
+        # But nohup has it ignore SIGHUP.
+        if signum != signal.SIGHUP or (
+                signal.getsignal(signum) is not signal.SIG_IGN):
+            signal.signal(signum, signal.default_int_handler)
     try:
         if sys.version_info < OLDEST:
             raise Error('the tools need Python {}.{} or newer, and this is '

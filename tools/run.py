@@ -140,8 +140,11 @@ def suite(name, release, tree, python, args=(), modes=None):
     return steps
 
 
-def run(steps):
-    """Run steps and return their Result; one with no tests has failed."""
+def run(steps, filtered=False):
+    """Run steps and return their Result; one with no tests has failed.
+
+    :param filtered: whether a filter of the user's may match none of a step
+    """
     total = suites.Result()
     for number, step in enumerate(steps, 1):
         say(f'== {number} of {len(steps)}: {step.name}')
@@ -154,6 +157,9 @@ def run(steps):
                             step.mode, step.options,
                             lambda line: say(line.rstrip('\n')), step.extra,
                             step.again, step.environ)
+        if not result.total and not filtered:
+            say(f'{step.name}: no test matches its filter')
+            result += suites.Result(failed=1)
         say(f'== {step.name}: {result} ({clock})')
         total += result
     return total
@@ -398,7 +404,7 @@ def main(argv=None):
         steps = RUNS[options.what](release, tree, python, *more)
     else:
         steps = suite(options.what, release, tree, python, args)
-    total = run(steps)
+    total = run(steps, bool(args))
     if not total.total:
         raise Error('no test matches ' + ' '.join(args) if args
                     else f'{options.what}: there are no tests')

@@ -16,6 +16,7 @@ from pathlib import Path
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import fixtures
 import testtools
@@ -24,6 +25,7 @@ from tests.unit import repository
 
 sys.path.insert(0, str(repository.TOOLS))
 
+import run  # noqa: E402
 import suites  # noqa: E402
 
 TESTS = '''
@@ -226,6 +228,25 @@ class TestRun(TreeTest):
         self.assertEqual('run: interrupted\n', run.communicate(timeout=60)[1])
         self.assertEqual(130, run.returncode)
         self.assertTrue((folder / 'ended').exists())
+
+    def test_hangup(self):
+        # With nohup a tool goes on when its terminal is closed.
+        for handler, code in (('SIG_IGN', 0), ('SIG_DFL', 130)):
+            done = subprocess.run([
+                sys.executable, '-c',
+                'import common, os, signal, sys\n'
+                f'signal.signal(signal.SIGHUP, signal.{handler})\n'
+                'sys.exit(common.guarded("run", lambda: '
+                'os.kill(os.getpid(), signal.SIGHUP)))'],
+                cwd=Path(suites.__file__).parent, capture_output=True)
+            self.assertEqual(code, done.returncode, done.stderr)
+
+    @mock.patch('suites.run', return_value=suites.Result())
+    def test_step_without_a_match(self, _run):
+        steps = [run.Step('name', Path(), ['module'], Path())]
+        # Or a release may drop out of all steps unseen.
+        self.assertEqual(suites.Result(failed=1), run.run(steps))
+        self.assertEqual(suites.Result(), run.run(steps, filtered=True))
 
     def test_filter(self):
         self.add('here/__init__.py')
