@@ -23,6 +23,10 @@ import copy
 import threading
 import time
 
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
 # Before the parent read it: when the parent imported this module.
 _READ = time.monotonic()
 
@@ -31,9 +35,11 @@ _READ = time.monotonic()
 # the computes send what keeps them true, by default every two minutes.
 _INSTANCES_ARE_GOOD = 60
 
-# Seconds that a request waits for another one that reads. That one may hang in
-# a connection that is half open, and whoever reads next uses another one.
+# Seconds that requests and casts wait for what is read. Then they go on with
+# what the worker knows: the database may be away, or hang. Another one reads
+# after so many seconds, over another connection.
 _PATIENCE = 10
+_AGAIN = 30
 
 
 def at_first_use(manager):
@@ -41,8 +47,8 @@ def at_first_use(manager):
 
     To be called when casts reach this process, and before it runs the first.
     Costs nothing until a request or a cast needs it, so that idle workers do
-    not each connect to the API database. If it fails, so does that request,
-    and the next one tries again.
+    not each connect to the API database. While that does not answer, the
+    manager goes on with what it knows.
 
     :param manager: the nova.scheduler.manager.SchedulerManager
     """
@@ -80,35 +86,48 @@ class _Stale:
         self.latest = latest
         self._instances_until = instances_until
         self._stale = True
-        # Of who reads, and of who puts it into its place.
-        self._lock = threading.Lock()
+        # Of who begins to read, and of who puts it into its place.
         self._place = threading.Lock()
+        # When the last one has begun to read, and whether that has ended.
+        self._began, self._ended = float('-inf'), threading.Event()
 
     def __getattr__(self, name):
         if self._stale:
-            locked = self._lock.acquire(timeout=_PATIENCE)
-            try:
-                self._refresh()
-            finally:
-                if locked:
-                    self._lock.release()
+            with self._place:
+                now = time.monotonic()
+                if now - self._began > _AGAIN:
+                    self._began, self._ended = now, threading.Event()
+                    self._start(self._ended)
+            self._ended.wait(max(0, self._began + _PATIENCE - now))
         return getattr(self.latest, name)
 
-    def _refresh(self):
-        if not self._stale:
-            return
-        # Another object, as requests may be using this one.
-        fresh = copy.copy(self.latest)
-        fresh.refresh_cells_caches()
-        fresh.aggs_by_id = {}
-        fresh.host_aggregates_map = collections.defaultdict(set)
-        fresh._init_aggregates()
-        if time.monotonic() > self._instances_until:
-            # Those of a host are read when they are needed or its compute
-            # casts.
-            fresh._instance_info = {}
-        with self._place:
-            # Casts have been applied since another one has read it.
-            if self._stale:
-                self.latest = fresh
-                self._stale = False
+    def _start(self, ended):
+        try:
+            threading.Thread(target=self._refresh, args=[ended],
+                             daemon=True).start()
+        except RuntimeError:
+            # There can be no more threads.
+            ended.set()
+
+    def _refresh(self, ended):
+        try:
+            # Another object, as requests may be using this one.
+            fresh = copy.copy(self.latest)
+            fresh.refresh_cells_caches()
+            fresh.aggs_by_id = {}
+            fresh.host_aggregates_map = collections.defaultdict(set)
+            fresh._init_aggregates()
+            if time.monotonic() > self._instances_until:
+                # Those of a host are read when they are needed or its compute
+                # casts.
+                fresh._instance_info = {}
+            with self._place:
+                # Later, casts have been applied to what this one replaces.
+                if time.monotonic() - self._began < _PATIENCE and (
+                        self._ended is ended):
+                    self.latest, self._stale = fresh, False
+        except Exception as exc:
+            LOG.warning('Cannot read cells and aggregates again, and go on '
+                        'with those of before: %s', exc)
+        finally:
+            ended.set()

@@ -89,6 +89,18 @@ class RefreshBase(test.NoDBTestCase):
         self.addCleanup(self.go_on.set)
         return hangs
 
+    def patch(self, **values):
+        for name, value in values.items():
+            self.useFixture(test.fixtures.MockPatchObject(
+                refresh, name, value))
+
+    def wait_for_reader(self):
+        """Wait until nobody reads any more."""
+        for thread in threading.enumerate():
+            if getattr(thread, '_target', None) == (
+                    self.manager.host_manager._refresh):
+                thread.join(60)
+
     def _start(self, function, *args):
         thread = threading.Thread(target=function, args=args)
         thread.start()
@@ -131,28 +143,49 @@ class RefreshTestCase(RefreshBase):
         self.assert_read(1)
 
     def test_one_that_reads_hangs(self):
-        self.useFixture(test.fixtures.MockPatchObject(
-            refresh, '_PATIENCE', 0.1))
+        self.patch(_PATIENCE=0.1)
         hangs = self._hang()
-        stuck = self._start(self.known)
-        self.assertTrue(hangs.wait(60))
+        # A request uses what the worker knows.
+        self.assertEqual([1], self.known())
+        self.assertTrue(hangs.is_set())
         self.store(2, 'a')
+        self.assertEqual([1], self.known())
+        self.assert_read(1)
+        self.patch(_PATIENCE=60, _AGAIN=0)
         self.assertEqual([1, 2], self.known())
         self.cast(3, 'a')
         # What it has read is older than what the others use by now.
         self.go_on.set()
-        stuck.join(60)
-        self.assertFalse(stuck.is_alive())
+        self.wait_for_reader()
         self.assertEqual([1, 2, 3], self.known())
         self.assert_read(2)
+
+    def test_one_that_reads_is_slow(self):
+        self.patch(_PATIENCE=0.1)
+        self._hang()
+        self.cast(3, 'a')
+        # The cast would be lost.
+        self.go_on.set()
+        self.wait_for_reader()
+        self.assertEqual([1, 3], self.known())
 
     def test_again_after_an_error(self):
         read, self.read.side_effect = (
             self.read.side_effect, test.TestingException)
-        self.assertRaises(test.TestingException, self.cast, 2, 'a')
+        self.store(2, 'a')
+        # As with stock nova, the worker goes on with what it knows.
+        self.cast(3, 'a')
+        self.assertEqual([1, 3], self.known())
+        self.assert_read(1)
+        self.patch(_AGAIN=0)
         self.read.side_effect = read
-        self.assertEqual([1], self.known())
+        self.assertEqual([1, 2], self.known())
         self.assert_read(2)
+
+    def test_no_more_threads(self):
+        with mock.patch('threading.Thread.start', side_effect=RuntimeError):
+            self.assertEqual([1], self.known())
+        self.assert_read(0)
 
     def test_instances_right_after_the_start(self):
         # Each worker would ask for those of each host.
