@@ -34,9 +34,11 @@ STARTING, SERVING, STOPPING = 1, 2, 3
 RUNNING, REPLYING = 1, 2
 
 # What one more request weighs in the mean time of requests, and for how many
-# seconds after its end that mean is true.
+# seconds after its end that mean is preferred to older ones.
 WEIGHT = 0.2
 LATELY = 60
+# Seconds that a request is taken to need where none has succeeded yet.
+UNKNOWN = 1
 
 # The bytes of a request's id, method and instance, and the NUL at their end.
 REQUEST_SIZE = 160
@@ -118,13 +120,10 @@ class Row(ctypes.Structure):
         ('pinged', ctypes.c_double),
         ('wrote', ctypes.c_double),
         ('written', ctypes.c_double),
-        # The mean seconds of requests, and when one last ended; the same of
-        # those that succeeded. Threads may write at once, and one of them is
-        # lost.
+        # The mean seconds of requests that succeed, and when the last of those
+        # ended. Threads may write at once, and one of them is lost.
         ('took', ctypes.c_double),
         ('ended', ctypes.c_double),
-        ('success_took', ctypes.c_double),
-        ('success_ended', ctypes.c_double),
     ]
 
     def open(self):
@@ -163,21 +162,22 @@ class Row(ctypes.Structure):
         task.stage = RUNNING
         return task
 
-    def count(self, task, failed):
+    def count(self, task, failed=False, typical=True):
         """In the worker: a request has ended.
 
         :param failed: whether it failed in a way that nobody expects
+        :param typical: whether its time is that of a request that succeeds
         :returns: the seconds that it took
         """
-        self.ended = time.monotonic()
-        took = self.ended - task.since
-        self.took += WEIGHT * (took - self.took)
+        now = time.monotonic()
+        took = now - task.since
         if failed:
             task.failed += 1
         else:
             task.succeeded += 1
-            self.success_took += WEIGHT * (took - self.success_took)
-            self.success_ended = self.ended
+        if typical:
+            self.took += (WEIGHT if self.ended else 1) * (took - self.took)
+            self.ended = now
         return took
 
     def end(self, task):
@@ -262,14 +262,18 @@ class Board:
             self.rows.append(row)
 
     def took(self, row):
-        """How many seconds requests take on the node of a worker.
+        """How many seconds requests that succeed take on the node of a worker.
 
-        :param row: of the worker; its siblings count, or its own requests that
-            succeeded if there are no siblings, and only what was lately
+        While all fail, the time of the last ones that did not is the best that
+        is known: other nodes may be well.
+
+        :param row: of the worker; its siblings count, if any has run requests
+            lately
         """
         since = time.monotonic() - LATELY
         found = [other.took for other in self.rows
                  if other is not row and other.ended > since]
-        if len(self.rows) == 1 and row.success_ended > since:
-            found = [row.success_took]
-        return sum(found) / len(found) if found else 0
+        if found:
+            return sum(found) / len(found)
+        last = max(self.rows, key=lambda other: other.ended)
+        return last.took if last.ended else UNKNOWN

@@ -23,11 +23,15 @@ import threading
 
 import oslo_messaging as messaging
 
+from nova import exception
 from nova.workers import board
 from nova.workers import deliveries
 
 # A thread whose request has failed rests for so many seconds at most.
 MOST_REST = 60
+
+# Every so many seconds the listener of the node address notices a stop.
+NODE_POLL_TIME = 1
 
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
@@ -146,6 +150,16 @@ class RPCServer:
 
     def start(self, **kwargs):
         self._server.start(**kwargs)
+        if not self._own:
+            # It would notice its stop after five seconds, by when the process
+            # has ended, and would leave its fanout queue for half an hour.
+            listener = getattr(self._server.listener, '_poll_style_listener',
+                               None)
+            connection = getattr(getattr(listener, 'conn', None),
+                                 'connection', None)
+            if hasattr(connection, '_poll_timeout'):
+                connection._poll_timeout = min(
+                    connection._poll_timeout, NODE_POLL_TIME)
 
     def stop(self):
         self._stopped.set()
@@ -165,23 +179,37 @@ class RPCServer:
             self._row.end(task)
 
     def _dispatch_on_the_board(self, incoming):
-        task, failed = self._current.task, True
+        task, error = self._current.task, None
         try:
-            result = self._dispatch(incoming)
-            failed = False
-            return result
-        except messaging.ExpectedException:
-            failed = False
+            return self._dispatch(incoming)
+        except BaseException as exc:
+            error = exc
             raise
         finally:
             if task.request:
-                took = self._row.count(task, failed)
-                if failed:
+                failed, typical = _judge(error)
+                took = self._row.count(task, failed, typical)
+                if not typical:
                     # A worker that fails at once would be free at once, and
                     # would get all that its busy siblings cannot take.
                     self._current.rest = min(
                         MOST_REST, self._board.took(self._row)) - took
             task.stage = board.REPLYING
+
+
+def _judge(error):
+    """What a request that has raised this, or None, says of its worker.
+
+    :returns: whether something is broken, and whether a request that succeeds
+        takes as long
+    """
+    if not isinstance(error, messaging.ExpectedException):
+        return error is not None, error is None
+    # nova-conductor calls each error of an object's method expected, and
+    # nova-scheduler finds no host if it cannot reach Placement.
+    cause = error.exc_info[1]
+    failed = not isinstance(cause, exception.NovaException)
+    return failed, not (failed or isinstance(cause, exception.NoValidHost))
 
 
 def _describe(incoming):

@@ -35,7 +35,7 @@ class BoardTestCase(test.NoDBTestCase):
     def run_request(self, row, seconds=0, failed=False, request=b'r m i'):
         task = row.begin(request)
         self.now += seconds
-        row.count(task, failed)
+        row.count(task, failed, not failed)
         row.end(task)
 
     def test_hosts(self):
@@ -181,11 +181,15 @@ class BoardTestCase(test.NoDBTestCase):
     def test_took_is_that_of_siblings(self):
         for row in self.board.rows:
             row.open()
-        self.assertEqual(0, self.board.took(self.row))
+        self.assertEqual(board.UNKNOWN, self.board.took(self.row))
         for _request in range(50):
             self.run_request(self.row)
+            self.run_request(self.other, 2)
+            self.run_request(self.other, 0, failed=True)
+        # A failure that is as short as the last one teaches nothing.
+        self.assertAlmostEqual(2, self.board.took(self.row), 3)
+        for _request in range(50):
             self.run_request(self.other, 1)
-        self.assertAlmostEqual(1, self.board.took(self.row), 3)
         for _request in range(50):
             self.run_request(self.third, 0.5)
         self.assertAlmostEqual(0.75, self.board.took(self.row), 3)
@@ -193,7 +197,20 @@ class BoardTestCase(test.NoDBTestCase):
         self.now += board.LATELY - 20
         self.assertAlmostEqual(0.5, self.board.took(self.row), 3)
         self.now += board.LATELY
-        self.assertEqual(0, self.board.took(self.row))
+        self.run_request(self.row, 0.25)
+        self.assertAlmostEqual(0.05, self.board.took(self.row), 3)
+
+    def test_took_while_all_fail(self):
+        """Or a node that fails would get most requests of the cloud."""
+        for row in self.board.rows:
+            row.open()
+        self.run_request(self.other, 3)
+        for _request in range(100):
+            self.now += 60
+            for row in self.board.rows:
+                self.run_request(row, 0.01, failed=True)
+        for row in self.board.rows:
+            self.assertEqual(3, self.board.took(row))
 
     def test_took_without_siblings(self):
         alone = board.Board(HOSTS[:1], threads=2)
@@ -202,9 +219,7 @@ class BoardTestCase(test.NoDBTestCase):
         for _request in range(50):
             self.run_request(row, 2)
             self.run_request(row, 0, failed=True)
-        # A failure that is as short as the last one teaches nothing.
         self.assertAlmostEqual(2, alone.took(row), 3)
-        # When all fail everywhere, callers get their errors at once.
         self.now += board.LATELY
         self.run_request(row, 0, failed=True)
-        self.assertEqual(0, alone.took(row))
+        self.assertAlmostEqual(2, alone.took(row), 3)

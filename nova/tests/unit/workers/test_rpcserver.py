@@ -23,6 +23,7 @@ from oslo_messaging._drivers import impl_rabbit
 
 import nova.conf
 from nova import context
+from nova import exception
 from nova import objects
 from nova.objects import base as objects_base
 from nova import rpc
@@ -120,9 +121,17 @@ class RPCServerTestCase(test.NoDBTestCase):
     def fail(self, context):
         raise test.TestingException
 
-    @messaging.expected_exceptions(test.TestingException)
+    @messaging.expected_exceptions(exception.NotFound)
     def refuse(self, context):
-        raise test.TestingException
+        raise exception.InstanceNotFound(instance_id='x')
+
+    @messaging.expected_exceptions(exception.NoValidHost)
+    def find_none(self, context):
+        raise exception.NoValidHost(reason='x')
+
+    @messaging.expected_exceptions(Exception)
+    def fail_as_the_conductor(self, context):
+        raise OSError
 
     def wrap(self, **kwargs):
         return rpcserver.RPCServer(self.inner, self.limit, self.board,
@@ -135,6 +144,7 @@ class RPCServerTestCase(test.NoDBTestCase):
             msg_id='m', client_timeout=None)
 
 
+@ddt.ddt
 class ProcessTestCase(RPCServerTestCase):
 
     def setUp(self):
@@ -157,6 +167,18 @@ class ProcessTestCase(RPCServerTestCase):
         inner['start'].assert_called_once_with(override_pool_size=1)
         inner['stop'].assert_called_once_with()
         self.assertEqual(self.inner.wait, self.server.wait)
+
+    def test_listener_of_the_node_address_notices_a_stop(self):
+        connection = mock.Mock(_poll_timeout=10)
+        self.inner = mock.Mock()
+        self.inner.listener._poll_style_listener.conn.connection = connection
+        self.wrap().start()
+        self.assertEqual(10, connection._poll_timeout)
+        self.wrap(own=False).start()
+        self.assertEqual(rpcserver.NODE_POLL_TIME, connection._poll_timeout)
+        # Another driver.
+        self.inner.listener = object()
+        self.wrap(own=False).start()
 
     def test_on_the_board(self):
         self.run_request('succeed')
@@ -188,6 +210,16 @@ class ProcessTestCase(RPCServerTestCase):
         self.inner._process_incoming([incoming])
         self.assertAlmostEqual(3, self.rest.call_args.args[0], 0)
         self.assertEqual((0, 1), self.row.counts())
+
+    @ddt.data(('find_none', 0), ('fail_as_the_conductor', 1))
+    @ddt.unpack
+    def test_failure_that_is_called_expected(self, method, failed):
+        self.sibling.took, self.sibling.ended = 3, self.row.since
+        self.run_request(method)
+        self.assertAlmostEqual(3, self.rest.call_args.args[0], 0)
+        self.assertEqual((1 - failed, failed), self.row.counts())
+        # It teaches nothing of the time that a request takes.
+        self.assertEqual(0, self.row.ended)
 
     def test_thread_of_a_failure_is_busy_for_a_minute_at_most(self):
         # One request of an hour is enough for such a mean.
@@ -599,6 +631,7 @@ class OsloMessagingTestCase(test.NoDBTestCase):
         self.assertEqual([], listener.incoming)
         self.assertIsInstance(listener.conn._new_tags, set)
         self.assertIs(False, listener.conn.connection._consume_loop_stopped)
+        self.assertLess(0, listener.conn.connection._poll_timeout)
         self.assertFalse(listener._shutdown.is_set())
         self.assertIsNotNone(listener.conn.channel)
         self.assertEqual(['fanout', 'topic', 'topic'], sorted(
