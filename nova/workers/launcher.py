@@ -64,8 +64,9 @@ START_PAUSE = 10
 # may have gone, and each keeps a thread for a minute.
 NODE_THREADS = 4
 
-# How many seconds stop() waits for the RPC server of the node address to stop.
-NODE_STOP_TIME = 0.5
+# How many seconds stop() waits for the RPC server of the node address to stop
+# and to delete its fanout queue, after the own one has.
+NODE_STOP_TIME = rpcserver.NODE_POLL_TIME + 0.5
 
 
 class Worker(service.ServiceBase):
@@ -175,8 +176,8 @@ class Worker(service.ServiceBase):
 
         threading.Thread(target=stop_node_address, daemon=True).start()
         self.server.stop()
-        # A listener that has nothing to read may notice after seconds only.
-        # What the broker has sent to it goes back when the process ends.
+        # What the broker has sent to its listener goes back when the process
+        # ends.
         # Not join(): with Python 3.13 eventlet's raises after its timeout.
         stopped.wait(NODE_STOP_TIME)
 

@@ -175,6 +175,11 @@ class MessagingTestCase(base.LabTestCase):
         self.assertEqual(
             self.expected_queues('_fanout_', 'classic', ('classic', 3)),
             self.queues())
+        for service in self.running:
+            service.stop(60)
+        # As stock nova does it, they delete those that nobody uses any more.
+        self.assertEqual([], [name for name, _kind in self.queues()
+                              if name.endswith('_fanout_')])
 
     @ddt.data(*base.MODES)
     def test_consumer_timeout(self, mode):
