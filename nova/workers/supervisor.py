@@ -344,9 +344,11 @@ class Supervisor:
         """
         row = watched.row
         since = max(row.begun, self._works)
-        if row.state == board.STARTING or now - row.ticked < PAUSE:
+        if row.state == board.STARTING or (
+                now - row.ticked < PAUSE and not row.full):
             # The broker may have been away. If the siblings had no thread
-            # free, that is no excuse for one that runs no code at all.
+            # free, that is no excuse for one that runs no code at all, or that
+            # has no thread free itself.
             since = max(since, self._resumed)
         return now - since
 
@@ -466,8 +468,9 @@ class Supervisor:
             self._spare(watched)
         if watched.doomed:
             watched.reasons['stuck'] += bool(watched.sentenced)
-            _kill(watched.doomed, signal.SIGKILL)
-            if watched.row.pid == watched.doomed:
+            # If it has ended by itself, the next one is about to clear it.
+            if _kill(watched.doomed, signal.SIGKILL) and (
+                    watched.row.pid == watched.doomed):
                 watched.row.clear()
             watched.doomed, watched.sentenced = 0, 0.0
         if stacks := watched.read():
@@ -627,6 +630,11 @@ def _make_file():
 
 
 def _kill(pid, signum):
-    """Send a signal to a child; never to a process that got the id since."""
-    if is_child(pid):
+    """Send a signal to a child; never to a process that got the id since.
+
+    :returns: whether the child was there
+    """
+    found = is_child(pid)
+    if found:
         os.kill(pid, signum)
+    return found

@@ -97,9 +97,11 @@ class SupervisorTestCase(test.NoDBTestCase):
         row.enter(board.SERVING)
 
     def _kill(self, pid, signum):
+        found = pid in self.children
         self.signals.append((pid, signum))
         if signum == signal.SIGKILL:
             self.children.discard(pid)
+        return found
 
     def _take_hup(self, signums, timeout):
         self.assertEqual(([signal.SIGHUP], 0), (signums, timeout))
@@ -291,6 +293,15 @@ class ReplaceTestCase(SupervisorTestCase):
         self.assertEqual(1, self.watched.doomed)
         self.signals.clear()
 
+    def test_one_that_ends_by_itself(self):
+        self.sentence()
+        self.children.discard(1)
+        with mock.patch.object(self.row, 'clear') as clear:
+            self.look(20)
+        # The next process may be about to do so.
+        clear.assert_not_called()
+        self.assertEqual(0, self.watched.doomed)
+
     def test_one_that_goes_on_is_spared(self):
         self.sentence()
         self.now += 0.1
@@ -448,21 +459,35 @@ class ReplaceTestCase(SupervisorTestCase):
 
     def test_siblings_are_busy_with_long_requests(self):
         # They begin few messages, but the broker is there.
-        for row in self.board.rows[1:]:
-            tasks = self.fill(row)
+        rows = self.board.rows[1:]
+        tasks = [self.fill(row)[0] for row in rows]
         self.silent.update(HOSTS)
-        for _request in range(8):
+
+        def begin():
             self.look(3 * INTERVAL)
             self.row.ticked = 0
-            row.end(tasks[0])
-            tasks[0] = row.begin(b'r m i')
-        self.assertEqual([], self.signals)
+            for number, row in enumerate(rows):
+                row.end(tasks[number])
+                tasks[number] = row.begin(b'r m i')
+
         for _request in range(8):
-            self.frozen = True
+            begin()
+        self.assertEqual([], self.signals)
+        self.frozen = True
+        for _request in range(8):
+            begin()
+        self.assertEqual(1, self.signals[0][0])
+
+    def test_blocked_while_siblings_begin_few_messages(self):
+        self.fill(self.row)
+        for row in self.board.rows[1:]:
+            tasks = self.fill(row)
+        # For longer than a break of the broker would be told by.
+        for _request in range(8):
             self.look(3 * INTERVAL)
             row.end(tasks[0])
             tasks[0] = row.begin(b'r m i')
-        self.assertEqual(1, self.signals[0][0])
+        self.assertEqual((1, signal.SIGKILL), self.signals[0])
 
     def test_trial_that_waits_for_the_end_of_an_outage(self):
         tried, one = self.slow_trials()
