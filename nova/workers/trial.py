@@ -173,14 +173,14 @@ def attempt(topic, binary, hosts):
     """
     _take_message(topic)
     ctxt = context.get_admin_context()
-    for host in hosts:
-        with contextlib.suppress(exception.NotFound):
+    for record in main_db_api.service_get_all_by_binary(
+            ctxt, binary, include_disabled=True):
+        if record.host in hosts:
             # What only reads may get on where commits hang, or while somebody
             # has locked one of the records.
-            record = main_db_api.service_get_by_host_and_binary(
-                ctxt, host, binary)
-            main_db_api.service_update(
-                ctxt, record.id, {'updated_at': timeutils.utcnow()})
+            with contextlib.suppress(exception.NotFound):
+                main_db_api.service_update(
+                    ctxt, record.id, {'updated_at': timeutils.utcnow()})
     if CONF.api_database.connection:
         try:
             objects.CellMappingList.get_all(ctxt)
