@@ -27,15 +27,15 @@ class TestClose(test_utils.BaseTestCase):
         listener = transport._driver.listen(
             oslo_messaging.Target(topic='topic', server='server'), 1, None)
         broker = mock.Mock()
+        connection = listener._poll_style_listener.conn.connection
+        connection.channel.connection = mock.Mock(sock=broker)
 
-        with mock.patch('oslo_messaging._drivers.impl_rabbit.Connection.'
-                        'set_transport_socket_timeout', broker.timeout), \
-                mock.patch('kombu.Queue.delete', broker.delete), \
+        with mock.patch('kombu.Queue.delete', broker.delete), \
                 mock.patch('kombu.Connection.maybe_close_channel',
                            broker.close_channel):
             listener.cleanup()
 
-        self.assertEqual([mock.call.timeout(2),
+        self.assertEqual([mock.call.settimeout(2),
                           mock.call.delete(nowait=True),
                           mock.call.close_channel(mock.ANY)],
                          broker.mock_calls)

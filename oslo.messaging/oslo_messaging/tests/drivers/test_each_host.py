@@ -151,7 +151,15 @@ class TestListener(test_utils.BaseTestCase):
                     rpc_common.Timeout, self.connection.consume, 0)
             self.assertEqual(there, self.asked[-1])
             self.assertEqual(set(), self.connection._new_tags)
-            self.assertIsNone(self.connection._left)
+            self.assertEqual([], self.connection._left)
+
+    def test_no_host_has_a_replica(self):
+        # Whoever listens pauses then, and asks each of them again.
+        self.without_replica = HOSTS
+        self.assertRaises(oslo_messaging.MessageDeliveryFailure,
+                          self.connection.consume, 60)
+        self.assertEqual(HOSTS, set(self.asked))
+        self.assertLess(len(self.asked), 9)
 
     def test_channel_that_the_broker_closes(self):
         # Its consumer_timeout is over, which no other host would mend.

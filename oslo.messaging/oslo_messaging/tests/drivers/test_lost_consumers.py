@@ -130,6 +130,14 @@ class TestLostConsumers(LostConsumersTestCase):
     ]
 
 
+    def test_stream_begins_first(self):
+        # Where a host refuses it, no request has come and goes back.
+        self.listener.poll(timeout=0.1)
+        queues = [call.kwargs['queue'] for call in
+                  self.broker.basic_consume.mock_calls]
+        self.assertEqual(3, len(queues))
+        self.assertIn('_fanout_', queues[0])
+
     def test_requests_are_not_acknowledged(self):
         raw = self.deliver()
         self.errors.append(self.error)

@@ -27,9 +27,11 @@ class TestStreamOffset(test_utils.BaseTestCase):
 
     scenarios = [
         # Of the topic, of the server, and of the stream that all have.
-        ('topic', {'tag': '1', 'expected': 42}),
-        ('server', {'tag': '2', 'expected': 42}),
-        ('stream', {'tag': '3', 'expected': 'last'}),
+        ('topic', {'tag': '1', 'deleted': (), 'expected': 42}),
+        ('server', {'tag': '2', 'deleted': ('stream',), 'expected': 42}),
+        ('stream', {'tag': '3', 'deleted': (), 'expected': 'last'}),
+        # Somebody deletes all of them, and the stream is the last.
+        ('deleted', {'tag': '1', 'deleted': ('stream',), 'expected': 'last'}),
     ]
 
     def test_consumer_cancelled(self):
@@ -50,6 +52,8 @@ class TestStreamOffset(test_utils.BaseTestCase):
         stream, = (consumer for consumer in connection._consumers
                    if consumer.type == 'fanout')
         stream.next_stream_offset = 42
+        for name in self.deleted:
+            connection.channel.queue_delete(name)
 
         cancelled = amqp_ex.ConsumerCancelled(self.tag, (60, 30))
         with mock.patch('kombu.Connection.drain_events',
