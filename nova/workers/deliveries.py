@@ -90,13 +90,19 @@ class _Deliveries:
         conn = listener.conn
         self._consume = conn.consume
         conn.consume = self._consume_or_acknowledge
+        # A host may refuse the fanout stream. What it has sent to the others
+        # would go back then, as often as it does.
+        conn.connection._consumers = dict(sorted(
+            conn._consumers.items(), key=lambda item: item[0].type != 'fanout'
+        ))
         for consumer in conn._consumers:
             self._keep(consumer)
 
     def _keep(self, consumer):
         begin, declare = consumer.consume, consumer.declare
         begun = False
-        refused_by: tuple | None = None
+        # Hosts, one after the other.
+        refused_by: list = []
 
         def declare_with_prefetch(conn):
             declare(conn)
@@ -108,7 +114,7 @@ class _Deliveries:
             conn._set_qos(conn.channel)
 
         def consume(conn, tag):
-            nonlocal begun, refused_by
+            nonlocal begun
             # py-amqp may have opened the same channel again, and a stream is
             # read on from another offset than that of its declaration.
             consumer._declared_on = None
@@ -125,19 +131,13 @@ class _Deliveries:
             try:
                 begin(conn, tag)
             except conn.connection.channel_errors as exc:
-                if (exc.code, exc.method_name) != (406, 'Basic.consume'):
+                if (exc.code, exc.method_name) != (
+                        406, 'Basic.consume') or not _leave(
+                            conn.connection, refused_by):
                     raise
-                # A host that has no running replica of a stream, as just
-                # after its restart, would refuse all consumers again. With
-                # kombu 5.7 the error takes the connection to the next host.
-                # Older versions connect to the same one again.
-                host = conn.connection.hostname, conn.connection.port
-                if host == refused_by:
-                    conn.connection.maybe_switch_next()
-                refused_by = None if host == refused_by else host
                 raise conn.connection.recoverable_connection_errors[0](
                     str(exc)) from exc
-            refused_by = None
+            refused_by.clear()
             # What one consumer delivers while others begin would wait for the
             # next event of the connection. So consume() returns once they have
             # begun.
@@ -175,3 +175,23 @@ class _Deliveries:
             self._consume(timeout=timeout)
         finally:
             conn._consume_loop_stopped = self._listener._shutdown.is_set()
+
+
+def _leave(connection, refused_by):
+    """Whether another host may accept a consumer that this one refuses.
+
+    A host that has no running replica of a stream, as just after its restart,
+    would refuse the consumer again. With kombu 5.7 an error takes the
+    connection to the next host. Older versions connect to the same one again.
+
+    :param refused_by: the hosts that have refused the consumer, to add to
+    """
+    host = connection.hostname, connection.port
+    if refused_by[-1:] == [host]:
+        connection.maybe_switch_next()
+    refused_by.append(host)
+    if len(refused_by) <= 2 * len(connection.alt):
+        return True
+    # Whoever listens pauses then.
+    refused_by.clear()
+    return False

@@ -323,7 +323,7 @@ class Connection:
     def __init__(self, prefetch_count):
         self.rabbit_qos_prefetch_count = prefetch_count
         self.connection = mock.Mock(
-            hostname='one', port=5672,
+            hostname='one', port=5672, alt=['one', 'two', 'three'],
             channel_errors=amqp.Connection.channel_errors,
             recoverable_connection_errors=(
                 amqp.Connection.recoverable_connection_errors))
@@ -529,11 +529,27 @@ class HoldBackTestCase(RPCServerTestCase):
     def test_another_host_than_that_which_has_refused(self):
         # Some versions of kombu go on by themselves, and some do not.
         connection = self.conn.connection
-        for host, switches in (('one', 0), ('two', 0), ('two', 1), ('two', 1),
-                               ('two', 2)):
+        for host, switches in (('one', 0), ('two', 0), ('two', 1), ('three', 1),
+                               ('three', 2)):
             connection.hostname = host
             self.refuse(amqp.RecoverableConnectionError)
             self.assertEqual(switches, connection.maybe_switch_next.call_count)
+
+    @ddt.data(1, 3)
+    def test_all_hosts_refuse(self, hosts):
+        # Then the listener pauses, as stock oslo.messaging has it do.
+        connection = self.conn.connection
+        # kombu names the hosts where there are several.
+        connection.alt = list(range(hosts)) if hosts > 1 else []
+        for _round in range(2):
+            for _refusal in range(2 * hosts if hosts > 1 else 0):
+                self.refuse(amqp.RecoverableConnectionError)
+            self.refuse(amqp.PreconditionFailed)
+
+    def test_fanout_begins_first(self):
+        # Where a host refuses it, no request has come and goes back.
+        self.assertEqual([self.conn.fanout, self.conn.topic],
+                         list(self.conn._consumers))
 
     def test_stream_is_read_on_from_what_waits(self):
         self.limit.acquire()
@@ -556,7 +572,7 @@ class HoldBackTestCase(RPCServerTestCase):
     def test_prefetch_before_each_consumer(self):
         self.conn.topic.consume(self.conn, 1)
         self.assertEqual(
-            [('channel', 2), ('topic', 1), ('channel', 2), ('fanout', 2),
+            [('channel', 2), ('fanout', 2), ('channel', 2), ('topic', 1),
              ('channel', 2), ('topic', 1)], self.conn.order)
 
     def test_prefetch_where_a_queue_was_gone(self):
