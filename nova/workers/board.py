@@ -34,7 +34,7 @@ STARTING, SERVING, STOPPING = 1, 2, 3
 RUNNING, REPLYING = 1, 2
 
 # What one more request weighs in the mean time of requests, and for how many
-# seconds after its end that mean is preferred to older ones.
+# seconds after its end that mean is true.
 WEIGHT = 0.2
 LATELY = 60
 # Seconds that a request is taken to need where none has succeeded yet.
@@ -120,10 +120,13 @@ class Row(ctypes.Structure):
         ('pinged', ctypes.c_double),
         ('wrote', ctypes.c_double),
         ('written', ctypes.c_double),
-        # The mean seconds of requests that succeed, and when the last of those
-        # ended. Threads may write at once, and one of them is lost.
+        # The mean seconds of requests, and when one last ended; the same of
+        # those that succeeded. Threads may write at once, and one of them is
+        # lost.
         ('took', ctypes.c_double),
         ('ended', ctypes.c_double),
+        ('success_took', ctypes.c_double),
+        ('success_ended', ctypes.c_double),
     ]
 
     def open(self):
@@ -169,15 +172,17 @@ class Row(ctypes.Structure):
         :param typical: whether its time is that of a request that succeeds
         :returns: the seconds that it took
         """
-        now = time.monotonic()
-        took = now - task.since
+        self.ended = time.monotonic()
+        took = self.ended - task.since
+        self.took += WEIGHT * (took - self.took)
         if failed:
             task.failed += 1
         else:
             task.succeeded += 1
         if typical:
-            self.took += (WEIGHT if self.ended else 1) * (took - self.took)
-            self.ended = now
+            self.success_took += (WEIGHT if self.success_ended else 1) * (
+                took - self.success_took)
+            self.success_ended = self.ended
         return took
 
     def end(self, task):
@@ -262,18 +267,22 @@ class Board:
             self.rows.append(row)
 
     def took(self, row):
-        """How many seconds requests that succeed take on the node of a worker.
+        """How many seconds requests take on the node of a worker.
 
-        While all fail, the time of the last ones that did not is the best that
-        is known: other nodes may be well.
+        When all begin to fail, as in an outage of Placement, their callers get
+        the errors at once. But if none has succeeded for a minute, the time of
+        the last ones that did is what counts: other nodes may be well, and
+        this one would draw most requests of the cloud.
 
-        :param row: of the worker; its siblings count, if any has run requests
-            lately
+        :param row: of the worker; its siblings count, or its own requests that
+            succeeded if there are no siblings, and only what was lately
         """
         since = time.monotonic() - LATELY
+        last = max(self.rows, key=lambda other: other.success_ended)
+        if max(last.success_ended, row.since) <= since:
+            return last.success_took if last.success_ended else UNKNOWN
         found = [other.took for other in self.rows
                  if other is not row and other.ended > since]
-        if found:
-            return sum(found) / len(found)
-        last = max(self.rows, key=lambda other: other.ended)
-        return last.took if last.ended else UNKNOWN
+        if len(self.rows) == 1 and row.success_ended > since:
+            found = [row.success_took]
+        return sum(found) / len(found) if found else 0

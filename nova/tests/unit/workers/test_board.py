@@ -181,36 +181,48 @@ class BoardTestCase(test.NoDBTestCase):
     def test_took_is_that_of_siblings(self):
         for row in self.board.rows:
             row.open()
-        self.assertEqual(board.UNKNOWN, self.board.took(self.row))
+        self.assertEqual(0, self.board.took(self.row))
         for _request in range(50):
             self.run_request(self.row)
-            self.run_request(self.other, 2)
-            self.run_request(self.other, 0, failed=True)
-        # A failure that is as short as the last one teaches nothing.
-        self.assertAlmostEqual(2, self.board.took(self.row), 3)
-        for _request in range(50):
             self.run_request(self.other, 1)
+        self.assertAlmostEqual(1, self.board.took(self.row), 3)
         for _request in range(50):
             self.run_request(self.third, 0.5)
         self.assertAlmostEqual(0.75, self.board.took(self.row), 3)
         # What has run nothing lately tells nothing.
         self.now += board.LATELY - 20
+        self.run_request(self.row)
         self.assertAlmostEqual(0.5, self.board.took(self.row), 3)
-        self.now += board.LATELY
-        self.run_request(self.row, 0.25)
-        self.assertAlmostEqual(0.05, self.board.took(self.row), 3)
+        self.now += board.LATELY - 1
+        self.assertEqual(0, self.board.took(self.row))
 
     def test_took_while_all_fail(self):
-        """Or a node that fails would get most requests of the cloud."""
         for row in self.board.rows:
             row.open()
-        self.run_request(self.other, 3)
-        for _request in range(100):
-            self.now += 60
-            for row in self.board.rows:
-                self.run_request(row, 0.01, failed=True)
+            for _request in range(50):
+                self.run_request(row, 3)
+        self.fail_all(20)
+        # Callers get their errors at once.
+        self.assertAlmostEqual(0, self.board.took(self.row), 1)
+        self.now += board.LATELY
+        self.fail_all(20)
+        # Other nodes may be well.
+        self.assertAlmostEqual(3, self.board.took(self.row), 3)
+        self.run_request(self.other, 2)
+        self.assertLess(self.board.took(self.row), 1)
+
+    def test_took_where_none_has_ever_succeeded(self):
         for row in self.board.rows:
-            self.assertEqual(3, self.board.took(row))
+            row.open()
+        self.fail_all(20)
+        self.assertEqual(0, self.board.took(self.row))
+        self.now += board.LATELY + 1
+        self.assertEqual(board.UNKNOWN, self.board.took(self.row))
+
+    def fail_all(self, times):
+        for _time in range(times):
+            for row in self.board.rows:
+                self.run_request(row, 0, failed=True)
 
     def test_took_without_siblings(self):
         alone = board.Board(HOSTS[:1], threads=2)
