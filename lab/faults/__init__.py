@@ -108,6 +108,15 @@ class Faults:
         """
         self._put(worker, 'fail', method=method)
 
+    def find_no_host(self, worker, method='ping'):
+        """Let each call end at once with NoValidHost, which nova expects.
+
+        nova-scheduler finds no host where Placement cannot be reached.
+
+        :param method: as for ``block``
+        """
+        self._put(worker, 'find_no_host', method=method)
+
     def hang_start(self, parent):
         """Let the next worker that a parent forks hang before it serves."""
         self._put(parent, 'hang_start')

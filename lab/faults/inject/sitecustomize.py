@@ -84,6 +84,20 @@ def fail(method):
         errno.EMFILE, os.strerror(errno.EMFILE)))
 
 
+def find_no_host(method):
+    import oslo_messaging
+
+    from nova import exception
+
+    def expected():
+        try:
+            raise exception.NoValidHost(reason='Placement does not answer')
+        except exception.NoValidHost:
+            raise oslo_messaging.ExpectedException()
+
+    _replace(_owner(method), method, 0, error=expected)
+
+
 def hang_reply():
     from oslo_messaging._drivers import amqpdriver
     # A cast has no reply to be sent.

@@ -61,6 +61,13 @@ def _all_fail(stage):
         stage.faults.slow(process, stage.fault.work, stages.WORK)
 
 
+def _find_no_host(stage):
+    worker = stage.scheduler.workers()[stages.STUCK]
+    stage.faults.find_no_host(worker, stages.WORK)
+    time.sleep(FAILING)
+    stage.faults.slow(worker, stage.fault.work, stages.WORK)
+
+
 def _hang_before_serving(stage):
     scheduler = stage.scheduler
     before = {worker.pid for worker in scheduler.workers().values()}
@@ -104,6 +111,8 @@ FAULTS = (
                 stuck('fail', stages.WORK), 60, pool=2, pause=0.2),
     fault.Fault('failing-busy', 'it fails, others busy',
                 stuck('fail', stages.WORK), 60, **BUSY),
+    fault.Fault('finds-no-host', 'it finds no host, others busy',
+                _find_no_host, 10, ends=True, visible=False, **BUSY),
     fault.Fault('failing-alike', 'all workers fail', _all_fail, 10, ends=True,
                 quick_errors=True, visible=False, **BUSY),
     fault.Fault('hangs-at-start', 'it hangs before it serves',
