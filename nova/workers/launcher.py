@@ -66,7 +66,7 @@ NODE_THREADS = 4
 
 # How many seconds stop() waits for the RPC server of the node address to stop
 # and to delete its fanout queue, after the own one has.
-NODE_STOP_TIME = rpcserver.NODE_POLL_TIME + 0.5
+NODE_STOP_TIME = 1.5
 
 
 class Worker(service.ServiceBase):

@@ -30,7 +30,8 @@ from nova.workers import deliveries
 # A thread whose request has failed rests for so many seconds at most.
 MOST_REST = 60
 
-# Every so many seconds the listener of the node address notices a stop.
+# Every so many seconds the listener of the node address notices a stop, for
+# which the worker waits a little longer than that.
 NODE_POLL_TIME = 1
 
 # The namespaces of messages that are no requests: pings of either kind.
