@@ -35,11 +35,14 @@ _READ = time.monotonic()
 # the computes send what keeps them true, by default every two minutes.
 _INSTANCES_ARE_GOOD = 60
 
-# Seconds that requests and casts wait for what is read. Then they go on with
-# what the worker knows: the database may be away, or hang. Another one reads
-# after so many seconds, over another connection.
+# Seconds that requests and casts wait at first for what is read. Then they go
+# on with what the worker knows: the database may be away, or hang. Whoever
+# comes so many seconds later has it read again, over another connection.
 _PATIENCE = 10
 _AGAIN = 30
+
+# The casts that change what is read.
+_CASTS = ('update_aggregates', 'delete_aggregate')
 
 
 def at_first_use(manager):
@@ -88,18 +91,27 @@ class _Stale:
         self._stale = True
         # Of who begins to read, and of who puts it into its place.
         self._place = threading.Lock()
-        # When the last one has begun to read, and whether that has ended.
+        # When the last one has begun to read, whether that has ended, and
+        # whether a cast has changed meanwhile what the worker knows.
         self._began, self._ended = float('-inf'), threading.Event()
+        self._missed = False
+        # Until when all wait for that.
+        self._until: float | None = None
 
     def __getattr__(self, name):
         if self._stale:
             with self._place:
                 now = time.monotonic()
+                if self._until is None:
+                    self._until = now + _PATIENCE
                 if now - self._began > _AGAIN:
                     self._began, self._ended = now, threading.Event()
+                    self._missed = False
                     self._start(self._ended)
-            self._ended.wait(max(0, self._began + _PATIENCE - now))
-        return getattr(self.latest, name)
+            self._ended.wait(max(0, self._until - now))
+        with self._place:
+            self._missed = self._missed or name in _CASTS
+            return getattr(self.latest, name)
 
     def _start(self, ended):
         try:
@@ -122,9 +134,7 @@ class _Stale:
                 # casts.
                 fresh._instance_info = {}
             with self._place:
-                # Later, casts have been applied to what this one replaces.
-                if time.monotonic() - self._began < _PATIENCE and (
-                        self._ended is ended):
+                if self._ended is ended and not self._missed:
                     self.latest, self._stale = fresh, False
         except Exception as exc:
             LOG.warning('Cannot read cells and aggregates again, and go on '

@@ -42,6 +42,12 @@ class RefreshBase(test.NoDBTestCase):
         self.forked = self.manager.host_manager
         self.read.reset_mock()
         self.cells.reset_mock()
+        # What tells that one who reads has ended.
+        self.readers = []
+        start = refresh._Stale._start
+        self.useFixture(test.fixtures.MockPatchObject(
+            refresh._Stale, '_start', lambda stale, ended: (
+                self.readers.append(ended), start(stale, ended))))
         self.start(age=5)
 
     def start(self, age):
@@ -94,12 +100,9 @@ class RefreshBase(test.NoDBTestCase):
             self.useFixture(test.fixtures.MockPatchObject(
                 refresh, name, value))
 
-    def wait_for_reader(self):
-        """Wait until nobody reads any more."""
-        for thread in threading.enumerate():
-            if getattr(thread, '_target', None) == (
-                    self.manager.host_manager._refresh):
-                thread.join(60)
+    def wait_for_reader(self, number):
+        """Wait until that one, of those that have begun to read, has ended."""
+        self.assertTrue(self.readers[number - 1].wait(60))
 
     def _start(self, function, *args):
         thread = threading.Thread(target=function, args=args)
@@ -147,26 +150,38 @@ class RefreshTestCase(RefreshBase):
         hangs = self._hang()
         # A request uses what the worker knows.
         self.assertEqual([1], self.known())
-        self.assertTrue(hangs.is_set())
+        self.assertTrue(hangs.wait(60))
         self.store(2, 'a')
         self.assertEqual([1], self.known())
         self.assert_read(1)
-        self.patch(_PATIENCE=60, _AGAIN=0)
+        # Nobody waits for the next one.
+        self.patch(_AGAIN=0)
+        self.known()
+        self.wait_for_reader(2)
         self.assertEqual([1, 2], self.known())
         self.cast(3, 'a')
         # What it has read is older than what the others use by now.
         self.go_on.set()
-        self.wait_for_reader()
+        self.wait_for_reader(1)
         self.assertEqual([1, 2, 3], self.known())
         self.assert_read(2)
 
     def test_one_that_reads_is_slow(self):
         self.patch(_PATIENCE=0.1)
+        self.store(2, 'a')
+        self._hang()
+        self.assertEqual([1], self.known())
+        self.go_on.set()
+        self.wait_for_reader(1)
+        self.assertEqual([1, 2], self.known())
+
+    def test_cast_while_one_that_is_slow_reads(self):
+        self.patch(_PATIENCE=0.1)
         self._hang()
         self.cast(3, 'a')
         # The cast would be lost.
         self.go_on.set()
-        self.wait_for_reader()
+        self.wait_for_reader(1)
         self.assertEqual([1, 3], self.known())
 
     def test_again_after_an_error(self):
@@ -179,6 +194,8 @@ class RefreshTestCase(RefreshBase):
         self.assert_read(1)
         self.patch(_AGAIN=0)
         self.read.side_effect = read
+        self.known()
+        self.wait_for_reader(2)
         self.assertEqual([1, 2], self.known())
         self.assert_read(2)
 
