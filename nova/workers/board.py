@@ -37,8 +37,9 @@ RUNNING, REPLYING = 1, 2
 # seconds after its end that mean is true.
 WEIGHT = 0.2
 LATELY = 60
-# Seconds that a request is taken to need where none has succeeded yet.
-UNKNOWN = 1
+# Seconds that a request is taken to need at most where none has succeeded for
+# so long.
+MOST = 1
 
 # The bytes of a request's id, method and instance, and the NUL at their end.
 REQUEST_SIZE = 160
@@ -280,7 +281,7 @@ class Board:
         since = time.monotonic() - LATELY
         last = max(self.rows, key=lambda other: other.success_ended)
         if max(last.success_ended, row.since) <= since:
-            return last.success_took if last.success_ended else UNKNOWN
+            return min(last.success_took or MOST, MOST)
         found = [other.took for other in self.rows
                  if other is not row and other.ended > since]
         if len(self.rows) == 1 and row.success_ended > since:

@@ -37,6 +37,11 @@ NODE_POLL_TIME = 1
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
 
+# The casts to all nova-schedulers by which computes and nova-api keep what they
+# remember true. They take no time, and succeed whatever is broken.
+_NEWS = ('delete_aggregate', 'delete_instance_info', 'sync_instance_info',
+         'update_aggregates', 'update_instance_info')
+
 # The arguments of requests that name instances.
 _INSTANCES = ('instance', 'instance_uuid', 'instances', 'instance_uuids',
               'spec_obj', 'request_specs', 'objinst')
@@ -187,7 +192,7 @@ class RPCServer:
             error = exc
             raise
         finally:
-            if task.request:
+            if task.request and not _is_news(incoming):
                 failed, typical = _judge(error)
                 took = self._row.count(task, failed, typical)
                 if not typical:
@@ -196,6 +201,12 @@ class RPCServer:
                     self._current.rest = min(
                         MOST_REST, self._board.took(self._row)) - took
             task.stage = board.REPLYING
+
+
+def _is_news(incoming):
+    """Whether a request says nothing of how its worker is."""
+    return (incoming.message.get('method') in _NEWS and
+            not getattr(incoming, 'reply_q', None))
 
 
 def _judge(error):

@@ -118,6 +118,9 @@ class RPCServerTestCase(test.NoDBTestCase):
         self.seen = [task.request.decode()
                      for task in self.row.busy(board.RUNNING)]
 
+    def sync_instance_info(self, context):
+        pass
+
     def fail(self, context):
         raise test.TestingException
 
@@ -137,11 +140,11 @@ class RPCServerTestCase(test.NoDBTestCase):
         return rpcserver.RPCServer(self.inner, self.limit, self.board,
                                    self.row, self.on_reconnect, **kwargs)
 
-    def incoming(self, method='succeed', **message):
+    def incoming(self, method='succeed', reply_q='q', **message):
         return mock.Mock(
             ctxt=context.RequestContext(request_id='req-1').to_dict(),
             message={'method': method, 'args': {}} | message,
-            msg_id='m', client_timeout=None)
+            msg_id='m', reply_q=reply_q, client_timeout=None)
 
 
 @ddt.ddt
@@ -220,6 +223,17 @@ class ProcessTestCase(RPCServerTestCase):
         self.assertEqual((1 - failed, failed), self.row.counts())
         # It teaches nothing of the time that one takes that succeeds.
         self.assertEqual(0, self.row.success_ended)
+
+    def test_casts_to_all_say_nothing_of_a_worker(self):
+        # All others may fail meanwhile.
+        for method, counts in (('sync_instance_info', (0, 0)),
+                               ('succeed', (1, 0))):
+            self.inner._process_incoming(
+                [self.incoming(method, reply_q=None)])
+            self.assertEqual(counts, self.row.counts())
+        # The lab calls it.
+        self.inner._process_incoming([self.incoming('sync_instance_info')])
+        self.assertEqual((2, 0), self.row.counts())
 
     def test_thread_of_a_failure_is_busy_for_a_minute_at_most(self):
         # One request of an hour is enough for such a mean.
@@ -637,6 +651,14 @@ class OsloMessagingTestCase(test.NoDBTestCase):
     def test_listener(self):
         node = board.Board(['n-worker-1'], threads=2)
         limit = rpcserver.ConcurrencyLimit()
+        address = messaging.get_rpc_server(
+            self.transport, messaging.Target(topic='a', server='s'), [self])
+        rpcserver.RPCServer(address, limit, node, node.rows[0],
+                            own=False).start()
+        self.addCleanup(address.wait)
+        self.addCleanup(address.stop)
+        self.assertLess(0, (address.listener._poll_style_listener.conn.
+                            connection._poll_timeout))
         rpcserver.RPCServer(self.inner, limit, node, node.rows[0])
         if hasattr(self.inner, 'limit'):
             # It needs none of it.
@@ -647,7 +669,6 @@ class OsloMessagingTestCase(test.NoDBTestCase):
         self.assertEqual([], listener.incoming)
         self.assertIsInstance(listener.conn._new_tags, set)
         self.assertIs(False, listener.conn.connection._consume_loop_stopped)
-        self.assertLess(0, listener.conn.connection._poll_timeout)
         self.assertFalse(listener._shutdown.is_set())
         self.assertIsNotNone(listener.conn.channel)
         self.assertEqual(['fanout', 'topic', 'topic'], sorted(
