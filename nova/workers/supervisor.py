@@ -235,6 +235,8 @@ class Supervisor:
         # message began after none had for long.
         self._newest = self._works = self._resumed = self.looked
         self._trial: trial.Trial | None = None
+        # Whether a worker had a thread free for its self-ping.
+        self._free = False
         # When the next trial may begin, and whether the last one succeeded
         # after a pause only.
         self._next_trial = 0.0
@@ -287,14 +289,16 @@ class Supervisor:
                 if watched.sentenced:
                     # What held up the parent may have held up the worker.
                     self._spare(watched)
-        elif CONF.report_interval > 0 and newest - self._newest > (
+        elif self._free and newest - self._newest > (
                 2 * CONF.report_interval + INTERVAL):
+            # Where none had a thread free, all may just have run long ones.
             self._resumed = newest
         # Those with free threads send a self-ping, and a broker that is away
         # refuses each.
         unsent = [watched.row.unsent for watched in self.watched
                   if watched.row.state == board.SERVING and
                   not watched.row.full and now - watched.row.ticked < PAUSE]
+        self._free = CONF.report_interval > 0 and bool(unsent)
         self._refused = min(unsent, default=0) > newest != self._tried
         self.looked, self._newest = now, newest
         ends = signal.getsignal(signal.SIGTERM) != self._sigterm
@@ -344,11 +348,9 @@ class Supervisor:
         """
         row = watched.row
         since = max(row.begun, self._works)
-        if row.state == board.STARTING or (
-                now - row.ticked < PAUSE and not row.full):
-            # The broker may have been away. If the siblings had no thread
-            # free, that is no excuse for one that runs no code at all, or that
-            # has no thread free itself.
+        if row.state == board.STARTING or now - row.ticked < PAUSE:
+            # The broker may have been away. That is no excuse for one that
+            # runs no code at all.
             since = max(since, self._resumed)
         return now - since
 

@@ -489,6 +489,17 @@ class ReplaceTestCase(SupervisorTestCase):
             tasks[0] = row.begin(b'r m i')
         self.assertEqual((1, signal.SIGKILL), self.signals[0])
 
+    def test_blocked_while_the_broker_was_away(self):
+        # It waits for the broker, and others had threads free.
+        self.fill(self.row)
+        self.silent.update(HOSTS)
+        self.look(TIMEOUT - INTERVAL)
+        self.silent.difference_update(HOSTS[1:])
+        self.look(TIMEOUT - INTERVAL)
+        self.assertEqual([], self.signals)
+        self.look(TIMEOUT)
+        self.assertEqual(1, self.signals[0][0])
+
     def test_trial_that_waits_for_the_end_of_an_outage(self):
         tried, one = self.slow_trials()
         tasks = self.fill(self.row)
