@@ -45,38 +45,50 @@ def check(binary, node, workers):
     api, ctxt = servicegroup.API(), context.get_admin_context()
     ours = {identity.worker_host(node, number)
             for number in range(1, workers + 1)}
+    unclear = []
     for record in objects.ServiceList.get_by_binary(
             ctxt, binary, include_disabled=True):
         worker = identity.parse(record.host)
         if worker is None or not api.service_is_up(record):
             continue
-        other = worker.node if worker.node in ours else None
-        if record.host in ours and retirement.has_others(
-                ctxt, record.host) and _is_kept_up(api, record):
-            # That node has no worker hosts, and its service has no number.
-            other = record.host
-        if other:
-            raise ValueError(
-                f'[DEFAULT] host is {node}, but node {other}, whose '
-                f'{binary} is up, is called like a worker of it; one of the '
-                f'two nodes has to have another name')
-        if record.host == node and _is_kept_up(api, record):
-            raise ValueError(
-                f'[DEFAULT] host is {node}, but that is the name of worker '
-                f'{worker.number} of {binary} on node {worker.node}, which is '
-                f'up; one of the two nodes has to have another name')
+        if worker.node in ours:
+            raise _clash(node, worker.node, binary)
+        # A node without worker hosts may have the name of a worker of ours.
+        if record.host == node or record.host in ours and (
+                retirement.has_others(ctxt, record.host)):
+            unclear.append(record)
+    kept = _kept_up(api, unclear)
+    if kept is not None and kept.host != node:
+        raise _clash(node, kept.host, binary)
+    if kept is not None:
+        worker = identity.parse(node)
+        raise ValueError(
+            f'[DEFAULT] host is {node}, but that is the name of worker '
+            f'{worker.number} of {binary} on node {worker.node}, which is '
+            f'up; one of the two nodes has to have another name')
 
 
-def _is_kept_up(api, record):
-    """Whether somebody else writes heartbeats into a record."""
-    seen = api.get_updated_time(record)
+def _clash(node, other, binary):
+    return ValueError(
+        f'[DEFAULT] host is {node}, but node {other}, whose {binary} is up, '
+        f'is called like a worker of it; one of the two nodes has to have '
+        f'another name')
+
+
+def _kept_up(api, records):
+    """The first of the records that somebody else writes heartbeats into.
+
+    :returns: None if there is none
+    """
+    seen = {record.host: api.get_updated_time(record) for record in records}
     end = time.monotonic() + 1.5 * CONF.report_interval
-    while time.monotonic() < end:
+    while seen and time.monotonic() < end:
         time.sleep(0.5)
-        now = objects.Service.get_by_host_and_binary(
-            context.get_admin_context(), record.host, record.binary)
-        if now is None:
-            return False
-        if api.get_updated_time(now) != seen:
-            return True
-    return False
+        for record in records:
+            now = objects.Service.get_by_host_and_binary(
+                context.get_admin_context(), record.host, record.binary)
+            if now is None:
+                seen.pop(record.host, None)
+            elif api.get_updated_time(now) != seen.get(record.host):
+                return now
+    return None
