@@ -18,6 +18,7 @@ compared and written back is the same object.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -415,10 +416,13 @@ def store(release, old, new):
             path.unlink(missing_ok=True)
     except BaseException:
         for path in (*wanted, *gone):
-            if path in before:
-                before[path].write(path)
-            else:
-                path.unlink(missing_ok=True)
+            # Each of them, whatever becomes of another.
+            with contextlib.suppress(OSError):
+                if path in before:
+                    before[path].write(path)
+                else:
+                    path.unlink()
+                    path.parent.rmdir()
         raise
     for folder in {release.folder / change.name for change in old}:
         if not any(folder.iterdir()):

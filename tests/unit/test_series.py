@@ -725,6 +725,8 @@ class TestReleases(repository.RepositoryTest):
         before = self.files()
         self.refuse('refresh', '1.0')
         self.assertEqual(before, self.files())
+        # Nor is a folder left that is no change.
+        self.assertIn('up to date', self.succeed('build', '1.0'))
 
     def test_refresh_of_more_than_lines(self):
         self.tree = self.root / 'build' / '1.0'
