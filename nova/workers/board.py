@@ -100,6 +100,8 @@ class Row(ctypes.Structure):
     asked: int
     reset: int
     stacks: int
+    success_ended: float
+    success_took: float
 
     _fields_ = [
         ('pid', ctypes.c_uint64),

@@ -20,6 +20,7 @@ until a thread is free, so the broker gives it to another worker.
 """
 
 import threading
+import typing as ty
 
 import oslo_messaging as messaging
 
@@ -37,8 +38,8 @@ NODE_POLL_TIME = 1
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
 
-# The casts to all nova-schedulers by which computes and nova-api keep what they
-# remember true. They take no time, and succeed whatever is broken.
+# The casts to all nova-schedulers by which computes and nova-api keep true what
+# those remember. They take no time, and succeed whatever is broken.
 _NEWS = ('delete_aggregate', 'delete_instance_info', 'sync_instance_info',
          'update_aggregates', 'update_instance_info')
 
@@ -159,13 +160,11 @@ class RPCServer:
         if not self._own:
             # It would notice its stop after five seconds, by when the process
             # has ended, and would leave its fanout queue for half an hour.
-            listener = getattr(self._server.listener, '_poll_style_listener',
-                               None)
-            connection = getattr(getattr(listener, 'conn', None),
-                                 'connection', None)
-            if hasattr(connection, '_poll_timeout'):
-                connection._poll_timeout = min(
-                    connection._poll_timeout, NODE_POLL_TIME)
+            found: ty.Any = self._server.listener
+            for name in ('_poll_style_listener', 'conn', 'connection'):
+                found = getattr(found, name, None)
+            if hasattr(found, '_poll_timeout'):
+                found._poll_timeout = min(found._poll_timeout, NODE_POLL_TIME)
 
     def stop(self):
         self._stopped.set()

@@ -543,8 +543,8 @@ class HoldBackTestCase(RPCServerTestCase):
     def test_another_host_than_that_which_has_refused(self):
         # Some versions of kombu go on by themselves, and some do not.
         connection = self.conn.connection
-        for host, switches in (('one', 0), ('two', 0), ('two', 1), ('three', 1),
-                               ('three', 2)):
+        for host, switches in (('one', 0), ('two', 0), ('two', 1),
+                               ('three', 1), ('three', 2)):
             connection.hostname = host
             self.refuse(amqp.RecoverableConnectionError)
             self.assertEqual(switches, connection.maybe_switch_next.call_count)
