@@ -41,6 +41,11 @@ LOG = logging.getLogger(__name__)
 # Seconds between two ticks.
 TICK = 1
 
+# With so few threads, heartbeats are written in threads of their own, of which
+# so many and one more may hang.
+OWN = 2
+MOST = 7
+
 
 class Heartbeat:
     """Takes the place of nova.servicegroup.API in the Service of a worker.
@@ -102,6 +107,8 @@ class Heartbeat:
             # has no other message is replaced.
             active = now if self._row.requests() else self._row.begun
             most = max(1, self._row.threads // 4)
+            if self._row.threads <= OWN:
+                most = MOST
             hangs = (self._sent == float('inf') and self._running <= most and
                      active > self._row.pinged + pause(self._running))
             # Where other messages have begun since, a dead consumer got this
@@ -126,7 +133,7 @@ class Heartbeat:
         """The self-ping runs."""
         self._sent = float('inf')
         self._running += 1
-        if self._row.threads > 2:
+        if self._row.threads > OWN:
             self._write()
         else:
             # A database that hangs would hold up all requests.

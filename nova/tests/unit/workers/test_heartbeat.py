@@ -281,6 +281,15 @@ class SelfPingTestCase(HeartbeatTestCase):
         hangs.set()
         self.assertTrue(written.wait(60))
 
+    def test_more_hang_in_threads_of_their_own(self):
+        self.worker.row.begin(b'r m i')
+        for threads, sent in ((2, 1), (8, 0)):
+            self.worker.row.threads = threads
+            self.worker.heartbeat._sent = float('inf')
+            self.worker.heartbeat._running = 3
+            self.worker.row.pinged = self.now - 5 * DOWN_TIME
+            self.assertEqual(sent, self.pings(INTERVAL))
+
     def test_no_thread_of_its_own(self):
         self.worker.row.threads = 1
         with mock.patch('threading.Thread.start', side_effect=RuntimeError):
