@@ -58,14 +58,15 @@ def check(binary, node, workers):
                 retirement.has_others(ctxt, record.host)):
             unclear.append(record)
     kept = _kept_up(api, unclear)
-    if kept is not None and kept.host != node:
+    if kept is None:
+        return
+    worker = identity.parse(node) if kept.host == node else None
+    if worker is None:
         raise _clash(node, kept.host, binary)
-    if kept is not None:
-        worker = identity.parse(node)
-        raise ValueError(
-            f'[DEFAULT] host is {node}, but that is the name of worker '
-            f'{worker.number} of {binary} on node {worker.node}, which is '
-            f'up; one of the two nodes has to have another name')
+    raise ValueError(
+        f'[DEFAULT] host is {node}, but that is the name of worker '
+        f'{worker.number} of {binary} on node {worker.node}, which is up; one '
+        f'of the two nodes has to have another name')
 
 
 def _clash(node, other, binary):
