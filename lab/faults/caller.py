@@ -47,9 +47,10 @@ def dying(broker, calls):
     :param broker: a ``broker.Broker``
     :param calls: how many calls it has under way
     """
-    with process.module(
-            'lab.faults.caller', broker.transport_url,
-            json.dumps(broker.options), calls) as (child, queue):
+    # The queue manager would need a folder for its locks.
+    options = json.dumps({**broker.options, 'use_queue_manager': False})
+    with process.module('lab.faults.caller', broker.transport_url, options,
+                        calls) as (child, queue):
         def kill():
             child.kill()
             process.wait(lambda: not broker.queue(queue)[1], 30,
