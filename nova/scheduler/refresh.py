@@ -96,17 +96,16 @@ class _Stale:
         self._began, self._ended = float('-inf'), threading.Event()
         self._missed = False
         # Until when all wait for that.
-        self._until: float | None = None
+        self._until = 0.0
 
     def __getattr__(self, name):
         if self._stale:
             with self._place:
                 now = time.monotonic()
-                if self._until is None:
-                    self._until = now + _PATIENCE
+                self._until = self._until or now + _PATIENCE
                 if now - self._began > _AGAIN:
-                    self._began, self._ended = now, threading.Event()
-                    self._missed = False
+                    self._began, self._missed = now, False
+                    self._ended = threading.Event()
                     self._start(self._ended)
             self._ended.wait(max(0, self._until - now))
         with self._place:
