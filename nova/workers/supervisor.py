@@ -235,8 +235,8 @@ class Supervisor:
         # message began after none had for long.
         self._newest = self._works = self._resumed = self.looked
         self._trial: trial.Trial | None = None
-        # Whether a worker had a thread free for its self-ping.
-        self._free = False
+        # Until when no worker had a thread free for its self-ping.
+        self._freed = self.looked
         # When the next trial may begin, and whether the last one succeeded
         # after a pause only.
         self._next_trial = 0.0
@@ -289,7 +289,7 @@ class Supervisor:
                 if watched.sentenced:
                     # What held up the parent may have held up the worker.
                     self._spare(watched)
-        elif self._free and newest - self._newest > (
+        elif newest - max(self._newest, self._freed) > (
                 2 * CONF.report_interval + INTERVAL):
             # Where none had a thread free, all may just have run long ones.
             self._resumed = newest
@@ -298,7 +298,12 @@ class Supervisor:
         unsent = [watched.row.unsent for watched in self.watched
                   if watched.row.state == board.SERVING and
                   not watched.row.full and now - watched.row.ticked < PAUSE]
-        self._free = CONF.report_interval > 0 and bool(unsent)
+        if CONF.report_interval <= 0 or not any(
+                watched.row.state == board.SERVING and
+                now - watched.row.ticked < PAUSE and
+                len(watched.row.busy(board.RUNNING, board.REPLYING)) <
+                watched.row.threads for watched in self.watched):
+            self._freed = now
         self._refused = min(unsent, default=0) > newest != self._tried
         self.looked, self._newest = now, newest
         ends = signal.getsignal(signal.SIGTERM) != self._sigterm

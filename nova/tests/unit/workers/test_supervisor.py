@@ -489,6 +489,19 @@ class ReplaceTestCase(SupervisorTestCase):
             tasks[0] = row.begin(b'r m i')
         self.assertEqual((1, signal.SIGKILL), self.signals[0])
 
+    def test_blocked_while_siblings_rest_between_long_requests(self):
+        self.fill(self.row)
+        tasks = [self.fill(row) for row in self.board.rows[1:]]
+        for _request in range(8):
+            self.look(3 * INTERVAL)
+            for row, held in zip(self.board.rows[1:], tasks):
+                for task in held:
+                    row.end(task)
+            # Not for long enough to run a self-ping.
+            self.look(1)
+            tasks = [self.fill(row) for row in self.board.rows[1:]]
+        self.assertEqual((1, signal.SIGKILL), self.signals[0])
+
     def test_blocked_while_the_broker_was_away(self):
         # It waits for the broker, and others had threads free.
         self.fill(self.row)
