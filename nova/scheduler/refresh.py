@@ -41,8 +41,8 @@ _INSTANCES_ARE_GOOD = 60
 _PATIENCE = 10
 _AGAIN = 30
 
-# The casts that change what is read.
-_CASTS = ('update_aggregates', 'delete_aggregate')
+# What changes, by casts or after a SIGHUP, what is read.
+_CHANGES = ('update_aggregates', 'delete_aggregate', 'refresh_cells_caches')
 
 
 def at_first_use(manager):
@@ -92,24 +92,27 @@ class _Stale:
         # Of who begins to read, and of who puts it into its place.
         self._place = threading.Lock()
         # When the last one has begun to read, whether that has ended, and
-        # whether a cast has changed meanwhile what the worker knows.
+        # whether what the worker knows has changed meanwhile.
         self._began, self._ended = float('-inf'), threading.Event()
         self._missed = False
         # Until when all wait for that.
         self._until = 0.0
 
     def __getattr__(self, name):
+        began = False
         if self._stale:
             with self._place:
                 now = time.monotonic()
                 self._until = self._until or now + _PATIENCE
-                if now - self._began > _AGAIN:
+                began = now - self._began > _AGAIN
+                if began:
                     self._began, self._missed = now, False
                     self._ended = threading.Event()
                     self._start(self._ended)
             self._ended.wait(max(0, self._until - now))
         with self._place:
-            self._missed = self._missed or name in _CASTS
+            # What is read since a change has begun already contains it.
+            self._missed = self._missed or name in _CHANGES and not began
             return getattr(self.latest, name)
 
     def _start(self, ended):

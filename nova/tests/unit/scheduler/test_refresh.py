@@ -178,11 +178,33 @@ class RefreshTestCase(RefreshBase):
     def test_cast_while_one_that_is_slow_reads(self):
         self.patch(_PATIENCE=0.1)
         self._hang()
+        self.known()
         self.cast(3, 'a')
         # The cast would be lost.
         self.go_on.set()
         self.wait_for_reader(1)
         self.assertEqual([1, 3], self.known())
+
+    def test_cells_are_read_while_one_that_is_slow_reads(self):
+        self.patch(_PATIENCE=0.1)
+        self._hang()
+        self.known()
+        # After a SIGHUP.
+        self.manager.host_manager.refresh_cells_caches()
+        self.go_on.set()
+        self.wait_for_reader(1)
+        self.assertIs(self.forked, self.manager.host_manager.latest)
+
+    def test_cast_that_has_it_read(self):
+        self.patch(_PATIENCE=0.1, _AGAIN=0)
+        self._hang()
+        self.known()
+        self.store(2, 'a')
+        self.cast(2, 'a')
+        self.wait_for_reader(2)
+        self.patch(_AGAIN=60)
+        self.assertEqual([1, 2], self.known())
+        self.assertIsNot(self.forked, self.manager.host_manager.latest)
 
     def test_again_after_an_error(self):
         read, self.read.side_effect = (
