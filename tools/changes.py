@@ -421,7 +421,7 @@ def store(release, old, new):
                 if path in before:
                     before[path].write(path)
                 else:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     path.parent.rmdir()
         raise
     for folder in {release.folder / change.name for change in old}:

@@ -274,8 +274,8 @@ class Board:
 
         When all begin to fail, as in an outage of Placement, their callers get
         the errors at once. But if none has succeeded for a minute, the time of
-        the last ones that did is what counts: other nodes may be well, and
-        this one would draw most requests of the cloud.
+        the last ones that did is what counts, a second at most: other nodes
+        may be well, and this one would draw most requests of the cloud.
 
         :param row: of the worker; its siblings count, or its own requests that
             succeeded if there are no siblings, and only what was lately

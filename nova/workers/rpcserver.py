@@ -38,8 +38,8 @@ NODE_POLL_TIME = 1
 # The namespaces of messages that are no requests: pings of either kind.
 PINGS = ('baseapi', 'worker')
 
-# The casts that keep true what all nova-schedulers remember. They take no
-# time, and succeed whatever is broken.
+# The casts that keep true what all nova-schedulers remember. They usually take
+# no time, and succeed whatever is broken.
 _NEWS = ('delete_aggregate', 'delete_instance_info', 'sync_instance_info',
          'update_aggregates', 'update_instance_info')
 
