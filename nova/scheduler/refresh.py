@@ -99,17 +99,17 @@ class _Stale:
         self._until = 0.0
 
     def __getattr__(self, name):
-        began = False
-        if self._stale:
-            with self._place:
-                now = time.monotonic()
-                self._until = self._until or now + _PATIENCE
-                began = now - self._began > _AGAIN
-                if began:
-                    self._began, self._missed = now, False
-                    self._ended = threading.Event()
-                    self._start(self._ended)
-            self._ended.wait(max(0, self._until - now))
+        if not self._stale:
+            return getattr(self.latest, name)
+        with self._place:
+            now = time.monotonic()
+            self._until = self._until or now + _PATIENCE
+            began = now - self._began > _AGAIN
+            if began:
+                self._began, self._missed = now, False
+                self._ended = threading.Event()
+                self._start(self._ended)
+        self._ended.wait(max(0, self._until - now))
         with self._place:
             # What is read since a change has begun already contains it.
             self._missed = self._missed or name in _CHANGES and not began
