@@ -295,14 +295,13 @@ class Supervisor:
             self._resumed = newest
         # Those with free threads send a self-ping, and a broker that is away
         # refuses each.
-        unsent = [watched.row.unsent for watched in self.watched
-                  if watched.row.state == board.SERVING and
-                  not watched.row.full and now - watched.row.ticked < PAUSE]
+        serving = [watched.row for watched in self.watched
+                   if watched.row.state == board.SERVING and
+                   now - watched.row.ticked < PAUSE]
+        unsent = [row.unsent for row in serving if not row.full]
         if CONF.report_interval <= 0 or not any(
-                watched.row.state == board.SERVING and
-                now - watched.row.ticked < PAUSE and
-                len(watched.row.busy(board.RUNNING, board.REPLYING)) <
-                watched.row.threads for watched in self.watched):
+                len(row.busy(board.RUNNING, board.REPLYING)) < row.threads
+                for row in serving):
             self._freed = now
         self._refused = min(unsent, default=0) > newest != self._tried
         self.looked, self._newest = now, newest
