@@ -399,7 +399,7 @@ def store(release, old, new):
                    for name, text in zip(FILES, texts) if text}
     wanted |= {release.root / path: file
                for path, file in final(new[release.name]).items()}
-    keep = set(wanted)
+    gone = there - wanted.keys()
     before = {path: File.read(path) for path in there | wanted.keys()
               if path.is_file()}
     wanted = {path: file for path, file in wanted.items()
@@ -408,7 +408,6 @@ def store(release, old, new):
         if path.exists() and path not in there:
             raise Error(f'{shown(path)} is there already, and a change adds '
                         f'such a file; nothing was written')
-    gone = there - keep
     try:
         for path, file in wanted.items():
             file.write(path)

@@ -445,16 +445,16 @@ def export(release, folder, layout='git', prefix=KOLLA_PREFIX, stage=None,
                                 f'{MAINTAINERS}\nForwarded: no\nSubject: ', 1)
         if text:
             patches[name] = text
-    before = there.read_bytes() if layout == 'debian' else None
-    lines = decode(before or b'').splitlines()
+    lines = (decode(there.read_bytes()).splitlines()
+             if layout == 'debian' else [])
     for name in patches:
         if name in lines or (folder / name).exists():
             raise Error(f'{folder} has {name} already')
-    new, lines = '.series.new', ''.join(
-        f'{line}\n' for line in (*lines, *patches))
+    new = '.series.new'
+    listed = ''.join(f'{line}\n' for line in (*lines, *patches))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (*patches.items(), (new, lines)):
+        for name, text in (*patches.items(), (new, listed)):
             (folder / name).write_bytes(encode(text))
         (folder / new).replace(there)
     except BaseException as error:
