@@ -163,9 +163,10 @@ def _make(release, env, interpreter):
         elif line.startswith('Installing '):
             say('  installing')
 
+    # Most of it is never imported. What is, is compiled then.
     pip(f'cannot install {shown(release.lock)}', '--python', python,
         'install', '--progress-bar=off', '--no-warn-script-location',
-        '--requirement', str(release.lock), line=progress)
+        '--no-compile', '--requirement', str(release.lock), line=progress)
     with scratch() as folder:
         pip(f'cannot install {release.base}', '--python', python, 'install',
             '--no-deps', '--no-index', '--no-warn-script-location',
