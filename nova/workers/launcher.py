@@ -64,8 +64,8 @@ START_PAUSE = 10
 # may have gone, and each keeps a thread for a minute.
 NODE_THREADS = 4
 
-# How many seconds stop() waits for the RPC server of the node address to stop
-# and to delete its fanout queue, after the own one has.
+# After the worker's own RPC server has stopped: how many seconds stop() waits
+# for that of the node address to do so, and to delete its fanout queue.
 NODE_STOP_TIME = 1.5
 
 
