@@ -20,6 +20,7 @@ worker whose fanout queue was gone for a while.
 
 import collections
 import copy
+import os
 import threading
 import time
 
@@ -27,10 +28,10 @@ from oslo_log import log as logging
 
 LOG = logging.getLogger(__name__)
 
-# Before the parent read it: when the parent imported this module.
-_READ = time.monotonic()
+# When the parent forked the first worker, with what the parent had read.
+_FORKED: float | None = None
 
-# Seconds for which the instances that the parent read are good to begin with.
+# Seconds from then on for which the instances that the parent read are good.
 # To read those of all hosts again would cost each worker a query per host, and
 # the computes send what keeps them true, by default every two minutes.
 _INSTANCES_ARE_GOOD = 60
@@ -45,6 +46,14 @@ _AGAIN = 30
 _CHANGES = ('update_aggregates', 'delete_aggregate', 'refresh_cells_caches')
 
 
+def _note_first_fork():
+    global _FORKED
+    _FORKED = _FORKED or time.monotonic()
+
+
+os.register_at_fork(before=_note_first_fork)
+
+
 def at_first_use(manager):
     """Have a manager read again, before it uses it, what may have changed.
 
@@ -56,7 +65,8 @@ def at_first_use(manager):
     :param manager: the nova.scheduler.manager.SchedulerManager
     """
     manager.host_manager = _Stale(
-        manager.host_manager, _READ + _INSTANCES_ARE_GOOD)
+        manager.host_manager,
+        (_FORKED or time.monotonic()) + _INSTANCES_ARE_GOOD)
 
 
 def mark_stale(manager):

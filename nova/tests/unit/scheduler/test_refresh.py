@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import os
 import threading
 import time
 from unittest import mock
@@ -51,9 +52,9 @@ class RefreshBase(test.NoDBTestCase):
         self.start(age=5)
 
     def start(self, age):
-        """Start a worker so many seconds after its parent."""
+        """Start a worker so many seconds after the first one."""
         self.manager.host_manager = self.forked
-        with mock.patch.object(refresh, '_READ', time.monotonic() - age):
+        with mock.patch.object(refresh, '_FORKED', time.monotonic() - age):
             refresh.at_first_use(self.manager)
 
     def aggregate(self, number, *hosts):
@@ -234,6 +235,24 @@ class RefreshTestCase(RefreshBase):
     def test_instances_long_after_the_start(self):
         self.start(age=3600)
         self.assertEqual({}, self.manager.host_manager._instance_info)
+
+    def test_instances_where_nothing_was_forked(self):
+        self.manager.host_manager = self.forked
+        with mock.patch.object(refresh, '_FORKED', None):
+            refresh.at_first_use(self.manager)
+        self.test_instances_right_after_the_start()
+
+    def test_first_fork(self):
+        # The parent of a large cloud reads for minutes before that.
+        found = [time.monotonic()]
+        with mock.patch.object(refresh, '_FORKED', None):
+            for _fork in range(2):
+                if not (pid := os.fork()):
+                    os._exit(0)
+                os.waitpid(pid, 0)
+                found.append(refresh._FORKED)
+        self.assertGreaterEqual(found[1], found[0])
+        self.assertEqual(found[1], found[2])
 
 
 class StartTestCase(test.NoDBTestCase):
