@@ -97,7 +97,7 @@ SHORT = ('WorkerHostsTestCase.test_a_day_in_the_life|KollaTestCase',
 SHORTEST = 'test_scheduler.WorkerHostsTestCase.test_a_day_in_the_life'
 
 # Minutes on two cores, once the environments are there.
-MINUTES = {'quick': 2, 'test': 20, 'all': 60}
+MINUTES = {'quick': 2, 'test': 20, 'all': 60, 'world': 70}
 
 GATES = {'pep8': gates.pep8, 'docs': gates.docs}
 
@@ -246,6 +246,7 @@ def named(name, steps, environ=()):
 
 def world(release, tree, python):
     """The main cases with each broker, with clusters, and on Debian's own."""
+    other_releases(release)
     steps = []
     for name, environ in (
             *((f'RabbitMQ {version}', {'LAB_BROKER': str(
@@ -265,15 +266,23 @@ def world(release, tree, python):
     return steps
 
 
-def everything(release, tree, python):
-    """The steps of all tests, and of few for each of the other releases."""
+def other_releases(release):
+    """Make all other releases, as a test upgrades from one to this one.
+
+    :returns: each with its tree and its Python
+    """
     others = []
-    # All are there first, as it is upgraded from another one to this one.
     for other in map(changes.release, changes.releases()):
         if other.name != release.name:
             others.append((other, series.build(other),
                            environment.ensure(other.name)))
             build_others(other)
+    return others
+
+
+def everything(release, tree, python):
+    """The steps of all tests, and of few for each of the other releases."""
+    others = other_releases(release)
     # The cases that are no main ones in the default mode: each mode takes CI
     # ten minutes.
     steps = main_cases(release, tree, python, cases=(
