@@ -18,6 +18,7 @@ module when nova requires such a version.
 """
 
 import collections
+import time
 
 from oslo_log import log as logging
 
@@ -30,6 +31,9 @@ _CONNECTION_WAIT = 0.001
 # Seconds to find a host that answers. A silent one takes five and a pause, so
 # with less each search would end at that host.
 _RECONNECT_TIME = 10
+# Seconds without a sign of the broker after which it may have given to others
+# what it has delivered here: the connection may be half open.
+_SILENCE = 1
 
 
 def limit_listener(server, limit, on_reconnect):
@@ -87,7 +91,12 @@ class _Deliveries:
         self._limit = limit
         self._on_reconnect = on_reconnect
         self._deliveries: collections.deque = collections.deque()
+        # When the broker last gave a sign, and whether to ask for one.
+        self._heard, self._asks = 0.0, False
         conn = listener.conn
+        kombu = conn.connection.connection
+        self._drain, kombu.drain_events = (
+            kombu.drain_events, self._ask_and_drain)
         self._consume = conn.consume
         conn.consume = self._consume_or_acknowledge
         # A host may refuse the fanout stream. What it has sent to the others
@@ -148,8 +157,11 @@ class _Deliveries:
 
         consumer.declare = declare_with_prefetch
         consumer.consume = consume
-        consumer.callback = lambda message: self._deliveries.append(
-            (consumer, message))
+        consumer.callback = lambda message: self._deliver(consumer, message)
+
+    def _deliver(self, consumer, message):
+        self._heard = time.monotonic()
+        self._deliveries.append((consumer, message))
 
     def _consume_or_acknowledge(self, timeout=None):
         conn = self._listener.conn.connection
@@ -158,7 +170,8 @@ class _Deliveries:
             # ours.
             timeout = _RECONNECT_TIME
         elif self._deliveries:
-            if self._limit.acquire(0):
+            silent = time.monotonic() - self._heard > _SILENCE
+            if not silent and self._limit.acquire(0):
                 try:
                     self._listener(self._deliveries.popleft()[1])
                 finally:
@@ -170,11 +183,22 @@ class _Deliveries:
                 # The broker may have taken it back meanwhile. The connection
                 # tells.
                 self._limit.release()
+                self._asks = silent
             timeout = _CONNECTION_WAIT
         try:
             self._consume(timeout=timeout)
         finally:
             conn._consume_loop_stopped = self._listener._shutdown.is_set()
+
+    def _ask_and_drain(self, **kwargs):
+        if self._asks:
+            # Where no answer comes the driver connects again, as after any
+            # error here.
+            self._asks = False
+            conn = self._listener.conn.connection
+            conn._set_qos(conn.channel)
+            self._heard = time.monotonic()
+        return self._drain(**kwargs)
 
 
 def _leave(connection, refused_by):

@@ -17,6 +17,7 @@ queue manager, with a prefetch of their own.
 """
 
 import collections
+import itertools
 import pathlib
 import re
 
@@ -230,6 +231,55 @@ class MessagingTestCase(base.LabTestCase):
         self.check_no_traceback(made.log())
         self.assertEqual({n: worker.pid for n, worker in workers.items()},
                          self.pids(service))
+
+    @ddt.data(*itertools.product(base.MODES, (False, True)))
+    @ddt.unpack
+    def test_half_open_while_requests_wait(self, mode, companion):
+        self.broker = self.enterContext(broker.PrivateBroker())
+        box, url = self.middlebox(self.broker.transport_url)
+        made = self.cloud({
+            'DEFAULT': {'executor_thread_pool_size': POOL,
+                        'transport_url': url},
+            'oslo_messaging_rabbit': {'heartbeat_timeout_threshold': 15}},
+            self.broker)
+        service = self.start(made, workers=2, mode=mode,
+                             packages=[base.companion()] * companion)
+        client = self.enterContext(made.client())
+        workers = service.workers()
+        # Counts what is run by the other one.
+        made.faults.slow(workers[1], 0, base.WORK[self.topic])
+        self.block(made, service, client, POOL, 2)
+        sent = POOL
+        for _ in range(4):
+            client.cast_work(service.worker_host(2))
+            client.cast_work()
+            sent += 2
+
+        def ended():
+            return sum(made.faults.state(worker)['ended']
+                       for worker in workers.values())
+
+        def waiting():
+            return dict(line.split('\t') for line in self.broker.ctl(
+                'list_queues', '--no-table-headers', 'name',
+                'messages_unacknowledged'))
+
+        made.wait(lambda: waiting()[self.topic] != '0' and waiting()[
+            f'{self.topic}.{service.worker_host(2)}'] == '2', 10,
+            'worker 2 to hold requests')
+        # The broker takes back what worker 2 holds, which does not see that.
+        box.abandon(workers[2])
+        self.broker.ctl('close_all_connections', 'test')
+        made.wait(lambda: waiting()[self.topic] == '0' and
+                  made.faults.state(workers[1])['ended'] >= 4, 15,
+                  'worker 1 to run what worker 2 held')
+        made.faults.free(workers[2])
+        made.wait(lambda: ended() >= sent, 60, 'all requests to be run')
+        self.wait_up(made, service, 60)
+        made.wait(lambda: not any(made.faults.state(worker)['running']
+                                  for worker in workers.values()), 10,
+                  'nothing to run')
+        self.assertEqual(sent, ended())
 
     @ddt.data(*base.MODES)
     def test_stop_unconnected(self, mode):

@@ -369,6 +369,10 @@ class Connection:
                 self.topic.callback(self.backlog.pop())
         if self._consume_loop_stopped:
             return
+        try:
+            self.connection.drain_events(timeout=timeout)
+        except OSError:
+            self.connect()
         if not self.arriving:
             raise driver_common.Timeout
         consumer, message = self.arriving.pop(0)
@@ -501,6 +505,33 @@ class HoldBackTestCase(RPCServerTestCase):
         self.limit.release()
         self.poll(None)
         old.acknowledge.assert_not_called()
+
+    @ddt.data(None, OSError)
+    def test_broker_may_be_gone_as_a_thread_gets_free(self, error):
+        now = self.useFixture(test.fixtures.MockPatchObject(
+            deliveries, 'time')).mock.monotonic
+        now.return_value = 100
+        self.limit.acquire()
+        old, = self.arrive('old')
+        self.poll(None)
+        now.return_value = 102
+        self.limit.release()
+        self.limit.open(2)
+        with mock.patch.object(self.conn, '_set_qos',
+                               side_effect=[error] + 9 * [None]) as ask:
+            self.arrive('new')
+            # It went back to the broker, and to another worker, if there is
+            # no answer.
+            self.poll(*['new'] if error else ['old', 'new'])
+        self.assertIn(mock.call('channel'), ask.mock_calls)
+        self.assertEqual(not error, old.acknowledge.called)
+
+    def test_broker_is_not_asked_without_a_pause(self):
+        self.limit.open(9)
+        with mock.patch.object(self.conn, '_set_qos') as ask:
+            self.arrive(*'123456789')
+            self.poll(*'123456789')
+        ask.assert_not_called()
 
     def test_time_to_find_another_host(self):
         self.listener._current_timeout = 0.001
@@ -671,6 +702,8 @@ class OsloMessagingTestCase(test.NoDBTestCase):
         self.assertIs(False, listener.conn.connection._consume_loop_stopped)
         self.assertFalse(listener._shutdown.is_set())
         self.assertIsNotNone(listener.conn.channel)
+        self.assertEqual(deliveries._Deliveries._ask_and_drain, getattr(
+            listener.conn.connection.connection.drain_events, '__func__'))
         self.assertEqual(['fanout', 'topic', 'topic'], sorted(
             consumer.type for consumer in listener.conn._consumers))
         client = messaging.get_rpc_client(

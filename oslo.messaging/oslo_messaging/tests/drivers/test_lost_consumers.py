@@ -129,7 +129,6 @@ class TestLostConsumers(LostConsumersTestCase):
         ('connection closed', {'error': amqp_ex.ConnectionForced('closed')}),
     ]
 
-
     def test_stream_begins_first(self):
         # Where a host refuses it, no request has come and goes back.
         self.listener.poll(timeout=0.1)
@@ -165,6 +164,35 @@ class TestLostConsumers(LostConsumersTestCase):
 
         self.listener.limit = mock.Mock(acquire=acquire,
                                         release=limit.release)
+        self.assertEqual([], self.listener.poll(timeout=0.5))
+        raw.ack.assert_not_called()
+
+    def test_broker_is_asked_after_a_pause(self):
+        raw = self.deliver()
+        self.listener.poll(timeout=0.5)
+        self.listener._heard = 0
+        self.broker.reset_mock()
+
+        self.listener.limit.release()
+
+        self.assertEqual(1, len(self.listener.poll(timeout=0.5)))
+        self.assertEqual(['basic_qos'], self.calls())
+        raw.ack.assert_called_once_with()
+
+    def test_broker_does_not_answer(self):
+        raw = self.deliver()
+        self.listener.poll(timeout=0.5)
+        self.listener._heard = 0
+        errors = [self.error]
+
+        def basic_qos(*args):
+            if errors:
+                time.sleep(0.01)
+                raise errors.pop()
+
+        self.broker.basic_qos.side_effect = basic_qos
+        self.listener.limit.release()
+
         self.assertEqual([], self.listener.poll(timeout=0.5))
         raw.ack.assert_not_called()
 
