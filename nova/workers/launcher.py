@@ -106,9 +106,10 @@ class Worker(service.ServiceBase):
         self.row.open()
         self._bind()
         try:
-            self.server.start()
-            # Nobody gets an answer before the limit opens.
+            # First, as no request is to wait here for this connection, too.
+            # Pings wait until the limit opens.
             self._serve_node_address()
+            self.server.start()
         except messaging.MessagingException as exc:
             if 'PRECONDITION_FAILED' not in str(exc):
                 raise
@@ -139,15 +140,10 @@ class Worker(service.ServiceBase):
                   'were then. %(error)s', {
                       'host': self.host, 'seconds': START_PAUSE,
                       'error': error})
-        # Requests that the broker has sent here already go back to it.
-        threading.Thread(target=self._end_rpcserver, daemon=True).start()
+        # Pings that the broker has sent here already go back to it.
+        threading.Thread(target=self._stop_node_address, daemon=True).start()
         time.sleep(START_PAUSE)
         os._exit(1)
-
-    def _end_rpcserver(self):
-        if self.server.rpcserver is not None:
-            self.server.rpcserver.stop()
-            self.server.rpcserver.wait()
 
     def stop(self):
         if not self._started:

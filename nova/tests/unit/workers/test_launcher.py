@@ -149,11 +149,12 @@ class WorkerTestCase(test.NoDBTestCase):
             override_pool_size=launcher.NODE_THREADS)
 
     def test_no_request_before_the_node_address_is_served(self):
-        # What it had taken would be lost if that cannot be served.
+        # What it had taken would wait for that, or be lost.
         self.rpcserver.return_value.start.side_effect = (
             launcher.messaging.MessageDeliveryFailure('403'))
         self.assertRaises(launcher.messaging.MessageDeliveryFailure,
                           self.worker().start)
+        self.server.start.assert_not_called()
         self.limit.open.assert_not_called()
 
     def test_node_address_is_answered_while_requests_run(self):
@@ -215,16 +216,15 @@ class WorkerTestCase(test.NoDBTestCase):
         sleep.assert_called_once_with(launcher.START_PAUSE)
         self.exit.assert_called_once_with(1)
 
-    def test_requests_go_back_where_a_queue_is_in_the_way(self):
-        # That of the node address, while the own ones are consumed from.
-        self.rpcserver.return_value.start.side_effect = (
+    def test_pings_go_back_where_a_queue_is_in_the_way(self):
+        self.server.start.side_effect = (
             launcher.messaging.MessageDeliveryFailure('PRECONDITION_FAILED'))
         ended = threading.Event()
-        self.server.rpcserver.wait.side_effect = ended.set
+        self.rpcserver.return_value.wait.side_effect = ended.set
         with mock.patch('time.sleep', side_effect=lambda seconds:
                         self.assertTrue(ended.wait(60))):
             self.assertRaises(SystemExit, self.worker().start)
-        self.server.rpcserver.stop.assert_called_once_with()
+        self.rpcserver.return_value.stop.assert_called_once_with()
 
     @mock.patch('time.sleep')
     def test_cannot_start(self, sleep):
