@@ -19,6 +19,7 @@ worker hosts are for. This check warns of both before the upgrade.
 import contextlib
 
 import oslo_messaging as messaging
+from oslo_messaging import opts as messaging_opts
 from oslo_upgradecheck import upgradecheck
 import sqlalchemy as sa
 
@@ -92,15 +93,28 @@ def _details(binary, topic, cells):
 
 def _settings():
     """The settings of this node by which requests are lost."""
-    prefetch = None
+    prefetch, durable = None, True
     with contextlib.suppress(messaging.InvalidTransportURL, ValueError):
-        # No service starts with such a URL, and each says so.
-        prefetch = rpc.get_transport_url().query.get(
-            'rabbit_qos_prefetch_count')
+        # No service starts with such a URL or option, and each says so.
+        url = rpc.get_transport_url()
+        prefetch = url.query.get('rabbit_qos_prefetch_count')
+        durable = url.transport != 'rabbit' or _has_durable_queues()
+    if not durable:
+        yield _('The queues of RabbitMQ are not durable, so requests that wait'
+                ' for a worker are lost when RabbitMQ restarts. Set'
+                ' amqp_durable_queues or rabbit_quorum_queue of'
+                ' [oslo_messaging_rabbit] for all services of nova.')
     if prefetch not in (None, *map(str, range(1, rpc.PREFETCH_COUNT + 1))):
         yield _('transport_url sets rabbit_qos_prefetch_count to %(prefetch)s:'
                 ' so many requests may wait for a worker that is stuck. Remove'
                 ' it there.') % {'prefetch': prefetch or '0'}
+
+
+def _has_durable_queues():
+    group = 'oslo_messaging_rabbit'
+    CONF.register_opts(dict(messaging_opts.list_opts())[group], group)
+    return (CONF[group].amqp_durable_queues or
+            CONF[group].rabbit_quorum_queue)
 
 
 def _error_of_this_node(topic):

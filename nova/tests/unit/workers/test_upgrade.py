@@ -71,6 +71,13 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
             'transport_url sets rabbit_qos_prefetch_count to 50: ')
         self.assertNotIn('[DEFAULT] host', details)
 
+    @ddt.data('amqp_durable_queues', 'rabbit_quorum_queue')
+    def test_queues_that_are_not_durable(self, option):
+        self.flags(host='n', transport_url='rabbit://')
+        self.assertWarning('The queues of RabbitMQ are not durable')
+        self.flags(**{option: True}, group='oslo_messaging_rabbit')
+        self.assertSuccess()
+
     def test_url_that_is_not_valid(self):
         self.flags(host='n', transport_url='rabbit://[')
         self.assertSuccess()
