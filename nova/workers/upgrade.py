@@ -111,10 +111,10 @@ def _settings():
 
 
 def _has_durable_queues():
-    group = 'oslo_messaging_rabbit'
-    CONF.register_opts(dict(messaging_opts.list_opts())[group], group)
-    return (CONF[group].amqp_durable_queues or
-            CONF[group].rabbit_quorum_queue)
+    CONF.register_opts(
+        dict(messaging_opts.list_opts())[rpc.RABBIT], rpc.RABBIT)
+    return (CONF[rpc.RABBIT].amqp_durable_queues or
+            CONF[rpc.RABBIT].rabbit_quorum_queue)
 
 
 def _error_of_this_node(topic):
