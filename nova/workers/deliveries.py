@@ -18,6 +18,7 @@ module when nova requires such a version.
 """
 
 import collections
+import contextlib
 import time
 
 from oslo_log import log as logging
@@ -32,8 +33,10 @@ _CONNECTION_WAIT = 0.001
 # with less each search would end at that host.
 _RECONNECT_TIME = 10
 # Seconds without a sign of the broker after which it may have given to others
-# what it has delivered here: the connection may be half open.
+# what it has delivered here: the connection may be half open. And seconds that
+# the broker has to answer then.
 _SILENCE = 1
+_ANSWER_TIME = 5
 
 
 def limit_listener(server, limit, on_reconnect):
@@ -192,11 +195,18 @@ class _Deliveries:
 
     def _ask_and_drain(self, **kwargs):
         if self._asks:
-            # Where no answer comes the driver connects again, as after any
-            # error here.
             self._asks = False
             conn = self._listener.conn.connection
-            conn._set_qos(conn.channel)
+            with contextlib.suppress(AttributeError):
+                conn.channel.connection.sock.settimeout(_ANSWER_TIME)
+            try:
+                conn._set_qos(conn.channel)
+            except TimeoutError as exc:
+                # The driver takes that for a pause. After this error it
+                # connects again.
+                raise conn.connection.recoverable_connection_errors[0](
+                    f'no answer: {exc}') from exc
+            conn.set_transport_socket_timeout()
             self._heard = time.monotonic()
         return self._drain(**kwargs)
 

@@ -155,7 +155,7 @@ class Worker(service.ServiceBase):
                 self.watched.kill_later(max(limit - 1, limit / 2))
             return
         if self.row.state == board.STARTING:
-            # It has taken no message, and waits for a broker perhaps.
+            # It has run no message, and waits for a broker perhaps.
             os._exit(0)
         with contextlib.suppress(ValueError):
             # The launcher of the eventlet mode leaves it to end the process

@@ -21,6 +21,7 @@ import contextlib
 import oslo_messaging as messaging
 from oslo_messaging import opts as messaging_opts
 from oslo_upgradecheck import upgradecheck
+from oslo_utils import strutils
 import sqlalchemy as sa
 
 import nova.conf
@@ -98,23 +99,26 @@ def _settings():
         # No service starts with such a URL or option, and each says so.
         url = rpc.get_transport_url()
         prefetch = url.query.get('rabbit_qos_prefetch_count')
-        durable = url.transport != 'rabbit' or _has_durable_queues()
+        durable = url.transport != 'rabbit' or _has_durable_queues(url)
     if not durable:
         yield _('The queues of RabbitMQ are not durable, so requests that wait'
                 ' for a worker are lost when RabbitMQ restarts. Set'
                 ' amqp_durable_queues or rabbit_quorum_queue of'
-                ' [oslo_messaging_rabbit] for all services of nova.')
+                ' [oslo_messaging_rabbit] for all services of nova, while they'
+                ' are stopped and the old exchange and queues are deleted.')
     if prefetch not in (None, *map(str, range(1, rpc.PREFETCH_COUNT + 1))):
         yield _('transport_url sets rabbit_qos_prefetch_count to %(prefetch)s:'
                 ' so many requests may wait for a worker that is stuck. Remove'
                 ' it there.') % {'prefetch': prefetch or '0'}
 
 
-def _has_durable_queues():
+def _has_durable_queues(url):
     CONF.register_opts(
         dict(messaging_opts.list_opts())[rpc.RABBIT], rpc.RABBIT)
-    return (CONF[rpc.RABBIT].amqp_durable_queues or
-            CONF[rpc.RABBIT].rabbit_quorum_queue)
+    # What the transport URL sets wins.
+    return any(
+        strutils.bool_from_string(url.query.get(name, CONF[rpc.RABBIT][name]))
+        for name in ('amqp_durable_queues', 'rabbit_quorum_queue'))
 
 
 def _error_of_this_node(topic):

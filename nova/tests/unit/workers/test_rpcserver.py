@@ -353,6 +353,9 @@ class Connection:
     def _set_qos(self, channel):
         self.order.append((channel, self.rabbit_qos_prefetch_count))
 
+    def set_transport_socket_timeout(self):
+        pass
+
     def connect(self):
         """As it is again after the connection was lost."""
         for consumer, tag in self._consumers.items():
@@ -371,7 +374,9 @@ class Connection:
             return
         try:
             self.connection.drain_events(timeout=timeout)
-        except OSError:
+        except TimeoutError:
+            pass
+        except (OSError, amqp.RecoverableConnectionError):
             self.connect()
         if not self.arriving:
             raise driver_common.Timeout
@@ -506,7 +511,7 @@ class HoldBackTestCase(RPCServerTestCase):
         self.poll(None)
         old.acknowledge.assert_not_called()
 
-    @ddt.data(None, OSError)
+    @ddt.data(None, OSError, TimeoutError)
     def test_broker_may_be_gone_as_a_thread_gets_free(self, error):
         now = self.useFixture(test.fixtures.MockPatchObject(
             deliveries, 'time')).mock.monotonic
@@ -674,7 +679,8 @@ class OsloMessagingTestCase(test.NoDBTestCase):
                 (self.inner, ['dispatcher', '_process_incoming',
                               '_create_listener', '_on_incoming']),
                 (self.inner.dispatcher, ['dispatch']),
-                (impl_rabbit.Connection, ['consume', '_set_qos']),
+                (impl_rabbit.Connection, [
+                    'consume', '_set_qos', 'set_transport_socket_timeout']),
                 (impl_rabbit.Consumer, ['consume', 'declare'])):
             for name in names:
                 self.assertTrue(hasattr(owner, name), (owner, name))

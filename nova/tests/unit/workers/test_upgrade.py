@@ -78,6 +78,11 @@ class ThisNodeTestCase(UpgradeTestCase, test.NoDBTestCase):
         self.flags(**{option: True}, group='oslo_messaging_rabbit')
         self.assertSuccess()
 
+    def test_url_with_durable_queues(self):
+        self.flags(host='n', transport_url='rabbit:///?'
+                   'amqp_durable_queues=true')
+        self.assertSuccess()
+
     def test_url_that_is_not_valid(self):
         self.flags(host='n', transport_url='rabbit://[')
         self.assertSuccess()

@@ -179,11 +179,18 @@ class TestLostConsumers(LostConsumersTestCase):
         self.assertEqual(['basic_qos'], self.calls())
         raw.ack.assert_called_once_with()
 
+    def test_broker_is_gone(self):
+        self.check_broker_is_gone(self.error)
+
     def test_broker_does_not_answer(self):
+        self.check_broker_is_gone(TimeoutError())
+        self.assertEqual(6, self.calls().count('basic_consume'))
+
+    def check_broker_is_gone(self, error):
         raw = self.deliver()
         self.listener.poll(timeout=0.5)
         self.listener._heard = 0
-        errors = [self.error]
+        errors = [error]
 
         def basic_qos(*args):
             if errors:
