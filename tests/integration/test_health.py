@@ -313,9 +313,10 @@ class HealthTestCase(HealthBase):
 
     @ddt.data(*base.MODES)
     def test_queue_of_the_node_address_in_the_way(self, mode):
-        # It comes last, and no request must be taken before that.
+        # No request must be taken by a worker that cannot serve that.
         private = self.enterContext(broker.PrivateBroker())
         made = self.cloud(private_broker=private)
+        self.start(made, workers=1, mode=mode, node='another').stop()
         private.declare(f'scheduler.{base.NODE}')
         service = made.scheduler(node=base.NODE, workers=2, mode=mode)
         made.wait(lambda: 'in the way' in service.log(), 60,
@@ -323,7 +324,6 @@ class HealthTestCase(HealthBase):
         with made.client() as client:
             client.cast_work()
         self.stay_alive(15)
-        # It is with the broker, or with a worker that gives it back.
         service.stop()
         made.wait(lambda: private.queue('scheduler')[0] == 1, 30,
                   'the request to be there')
