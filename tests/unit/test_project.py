@@ -38,7 +38,7 @@ SPECS = ROOT / 'specs' / '2027.1' / 'approved'
 # Of code. Reviewers are promised no more.
 MOST_EDITED_LINES = 250
 MOST_PATCHES = 30
-MOST_PATCH_LINES = 1400
+MOST_PATCH_LINES = 1425
 
 RENO = {'prelude', 'features', 'issues', 'upgrade', 'deprecations',
         'critical', 'security', 'fixes', 'other'}
