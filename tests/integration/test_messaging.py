@@ -85,6 +85,17 @@ class MessagingTestCase(base.LabTestCase):
             found |= {(f'{own}-worker-{n}', kind): 1 for n in (1, 2, 3)}
         return found
 
+    def check_run_once(self, made, workers, sent, seconds):
+        """The workers run so many requests within seconds, and no more."""
+        def total(name):
+            return sum(made.faults.state(worker)[name]
+                       for worker in workers.values())
+
+        made.wait(lambda: total('ended') >= sent, seconds,
+                  'all requests to be run')
+        made.wait(lambda: not total('running'), 10, 'nothing to run')
+        self.assertEqual(sent, total('ended'))
+
     def check_all_answer(self):
         for service in self.running:
             client = self.clients[service.topic()]
@@ -214,18 +225,11 @@ class MessagingTestCase(base.LabTestCase):
             'list_consumers', '--no-table-headers', 'prefetch_count')) ==
             {'2'}, 10, 'all consumers to have their prefetch count')
 
-        def ended():
-            return sum(made.faults.state(worker)['ended']
-                       for worker in workers.values())
-
         made.faults.free(workers[2])
-        made.wait(lambda: ended() >= sent, 30, 'all requests to be run')
+        self.check_run_once(made, workers, sent, 30)
         for n in service.numbers:
             client.ping(service.worker_host(n), timeout=10)
-        made.wait(lambda: not any(made.faults.state(worker)['running']
-                                  for worker in workers.values()), 10,
-                  'nothing to run')
-        self.assertEqual(sent, ended())
+        self.check_run_once(made, workers, sent, 0)
         self.assertRegex(made.log(),
                          f'RPC requests went back to the broker: .*{text}')
         self.check_no_traceback(made.log())
@@ -259,10 +263,6 @@ class MessagingTestCase(base.LabTestCase):
             client.cast_work(service.worker_host(2))
             sent += 1
 
-        def ended():
-            return sum(made.faults.state(worker)['ended']
-                       for worker in workers.values())
-
         def waiting():
             return dict(line.split('\t') for line in self.broker.ctl(
                 'list_queues', '--no-table-headers', 'name',
@@ -278,12 +278,9 @@ class MessagingTestCase(base.LabTestCase):
                   made.faults.state(workers[1])['ended'] >= 4, 15,
                   'worker 1 to run what worker 2 held')
         made.faults.free(workers[2])
-        made.wait(lambda: ended() >= sent, 90, 'all requests to be run')
+        self.check_run_once(made, workers, sent, 90)
         self.wait_up(made, service, 60)
-        made.wait(lambda: not any(made.faults.state(worker)['running']
-                                  for worker in workers.values()), 10,
-                  'nothing to run')
-        self.assertEqual(sent, ended())
+        self.check_run_once(made, workers, sent, 0)
 
     @ddt.data(*base.MODES)
     def test_stop_unconnected(self, mode):
