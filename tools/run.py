@@ -283,8 +283,8 @@ def other_releases(release):
 def everything(release, tree, python):
     """The steps of all tests, and of few for each of the other releases."""
     others = other_releases(release)
-    # The cases that are no main ones in the default mode: each mode takes CI
-    # ten minutes.
+    # All but the main cases in the default mode alone: each mode takes CI ten
+    # minutes.
     steps = main_cases(release, tree, python, cases=(
         '--exclude-regex',
         rf'^(?!.*{MAIN}).*({"|".join(release.modes[1:])})'))

@@ -316,6 +316,7 @@ class HealthTestCase(HealthBase):
         # No request must be taken by a worker that cannot serve that.
         private = self.enterContext(broker.PrivateBroker())
         made = self.cloud(private_broker=private)
+        # It has made the queue of the topic.
         self.start(made, workers=1, mode=mode, node='another').stop()
         private.declare(f'scheduler.{base.NODE}')
         service = made.scheduler(node=base.NODE, workers=2, mode=mode)

@@ -85,6 +85,19 @@ class MessagingTestCase(base.LabTestCase):
             found |= {(f'{own}-worker-{n}', kind): 1 for n in (1, 2, 3)}
         return found
 
+    def start_beside_blocked(self, made, mode, packages):
+        """Start two workers, the second of which is blocked at once.
+
+        :returns: the service, a client, and the workers; what both run is
+            counted
+        """
+        service = self.start(made, workers=2, mode=mode, packages=packages)
+        client = self.enterContext(made.client())
+        workers = service.workers()
+        made.faults.slow(workers[1], 0, base.WORK[self.topic])
+        self.block(made, service, client, POOL, 2)
+        return service, client, workers
+
     def check_run_once(self, made, workers, sent, seconds):
         """The workers run so many requests within seconds, and no more."""
         def total(name):
@@ -200,13 +213,8 @@ class MessagingTestCase(base.LabTestCase):
         self.broker.set_env('channel_tick_interval', CHANNEL_TICK * 1000)
         made = self.cloud({'DEFAULT': {'executor_thread_pool_size': POOL}},
                           self.broker)
-        service = self.start(made, workers=2, mode=mode,
-                             packages=[base.companion()])
-        client = self.enterContext(made.client())
-        # Counts what is run by the other one.
-        workers = service.workers()
-        made.faults.slow(workers[1], 0, base.WORK[self.topic])
-        self.block(made, service, client, POOL, 2)
+        service, client, workers = self.start_beside_blocked(
+            made, mode, [base.companion()])
         sent = POOL
         for _ in range(8):
             client.cast_work(service.worker_host(2))
@@ -246,13 +254,8 @@ class MessagingTestCase(base.LabTestCase):
                         'transport_url': url},
             'oslo_messaging_rabbit': {'heartbeat_timeout_threshold': 15}},
             self.broker)
-        service = self.start(made, workers=2, mode=mode,
-                             packages=[base.companion()] * companion)
-        client = self.enterContext(made.client())
-        workers = service.workers()
-        # Counts what is run by the other one.
-        made.faults.slow(workers[1], 0, base.WORK[self.topic])
-        self.block(made, service, client, POOL, 2)
+        service, client, workers = self.start_beside_blocked(
+            made, mode, [base.companion()] * companion)
         sent = POOL
         for _ in range(4):
             client.cast_work(service.worker_host(2))
